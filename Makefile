@@ -1,0 +1,49 @@
+# `make` lists the targets. Everything runs as root on Debian 12 or 13; see README.md.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+HOST ?= crm-int-01
+
+LAB := lab/bin/launch
+# Scenarios of `make test`, in this order; the first leaves its hosts to the second.
+SCENARIOS := default rebuild native_php
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: setup
+setup: ## install what is missing: Debian packages, .venv, base image
+	@lab/bin/setup
+
+.PHONY: lab
+lab: setup ## two hosts, a real CiviCRM, the first newsletter and a report; keeps running
+	@$(LAB) lab/bin/lab up
+
+.PHONY: converge
+converge: setup ## run the playbooks again on the running lab (FAST=1 through mitogen)
+	@$(LAB) lab/bin/lab converge
+
+.PHONY: shell
+shell: ## a root shell on a lab host: make shell HOST=crm-ext-01
+	@$(LAB) podman exec -it $(HOST) bash -l
+
+.PHONY: check
+check: setup ## lint, unit, render and contract tests: seconds, no hosts
+	@lab/bin/check
+
+.PHONY: test
+test: check ## everything: check, then each scenario from destroyed hosts
+	@$(LAB) lab/bin/lab test $(SCENARIOS)
+
+.PHONY: bench
+bench: setup ## measure into docs/benchmarks.md; destroys and makes the hosts
+	@$(LAB) python3 bench/run.py
+
+.PHONY: clean
+clean: ## remove hosts, network, images, state and .venv
+	@lab/bin/clean
