@@ -1,0 +1,166 @@
+"""One list of sites in the inventory becomes what each function role wants to know."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+
+Site = dict[str, Any]
+
+NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
+SERVER_NAME = re.compile(r"(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]")
+STATES = ("planned", "live", "retired")
+
+
+def site_problems(sites: list[Site]) -> list[str]:
+    """Return one sentence for each thing that is wrong with the list of sites; empty when all is well.
+
+    Checked before anything else, because a name becomes a user, a path and a database.
+    """
+    problems = []
+    for site in sites:
+        name = site.get("name")
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            problems.append(f"site name {name!r}: use a letter, then letters, digits or '-', 31 at most, all lower case")
+        server_name = site.get("server_name")
+        if not isinstance(server_name, str) or not SERVER_NAME.fullmatch(server_name):
+            problems.append(f"site {name!r}: server_name {server_name!r} is no domain name in lower case")
+        docroot = site.get("docroot", "/")
+        if not docroot.startswith("/") or ".." in docroot.split("/") or re.search(r"[\s\"']", docroot):
+            problems.append(f"site {name!r}: docroot {docroot!r} must be an absolute path without '..', spaces or quotes")
+    for key in ("name", "server_name", "database", "docroot"):
+        for value, count in Counter(str(s[key]) for s in sites if key in s).items():
+            if count > 1:
+                problems.append(f"{key} {value!r} stands {count} times; each site needs its own")
+    return problems
+
+
+def live_sites(sites: list[Site], base: str = "/srv/civicrm") -> list[Site]:
+    """Return the sites whose state is live, with everything that follows from the name filled in.
+
+    Filled in unless given: user, database, docroot, socket (PHP-FPM), cache_instance and cache_socket
+    (Redis), mail_domain, bounce_localpart. A key that the inventory gives is left as it is.
+    """
+    live = []
+    for site in sites:
+        if site.get("state", "live") not in STATES:
+            raise AnsibleFilterError(f"site {site.get('name')!r}: state {site['state']!r} is none of {', '.join(STATES)}")
+        if site.get("state", "live") != "live":
+            continue
+        name = site["name"]
+        derived = {
+            "user": name,
+            "database": name.replace("-", "_"),
+            "docroot": f"{base}/{name}/web",
+            "socket": f"/run/php/{name}.sock",
+            "cache_instance": f"cache-{name}",
+            "cache_socket": f"/run/redis-cache-{name}/redis.sock",
+            "mail_domain": site["server_name"],
+            "bounce_localpart": "civicrm+",
+            "application": "none",
+        }
+        live.append(derived | site)
+    return live
+
+
+def site_pools(sites: list[Site], max_children: int, memory_limit_mb: int) -> list[dict[str, Any]]:
+    """Return php_fpm_pools for live sites: one pool, uid and socket each."""
+    return [
+        {
+            "name": s["name"],
+            "php_version": s["php_version"],
+            "user": s["user"],
+            "group": s["user"],
+            "socket": s["socket"],
+            "max_children": s.get("php_max_children", max_children),
+            "memory_limit_mb": s.get("php_memory_limit_mb", memory_limit_mb),
+            "php_values": {"sendmail_path": "/usr/sbin/sendmail -t -i"} | s.get("php_values", {}),
+        }
+        for s in sites
+    ]
+
+
+def site_databases(sites: list[Site], secrets: dict[str, dict[str, str]]) -> list[dict[str, str]]:
+    """Return mariadb_databases for live sites: a database and a user of the same name each."""
+    return [
+        {"name": s["database"], "user": s["database"], "password": secrets[s["name"]]["database_password"]} for s in sites
+    ]
+
+
+def site_cache_instances(sites: list[Site], maxmemory_mb: int) -> list[dict[str, Any]]:
+    """Return the volatile Redis instances for live sites: a unix socket each, for the site's group."""
+    return [
+        {
+            "name": s["cache_instance"],
+            "socket": s["cache_socket"],
+            "socket_group": s["user"],
+            "persistence": "none",
+            "maxmemory_mb": maxmemory_mb,
+            "maxmemory_policy": "allkeys-lru",
+        }
+        for s in sites
+    ]
+
+
+def site_mail(sites: list[Site]) -> list[dict[str, str]]:
+    """Return postfix_mailing_sites for live sites: who may write to them and who may send."""
+    return [
+        {
+            "name": s["name"],
+            "user": s["user"],
+            "mail_domain": s["mail_domain"],
+            "localpart": s["bounce_localpart"],
+            "mailbox": s["name"],
+            "mail_policy": s["mail_policy"],
+        }
+        for s in sites
+    ]
+
+
+def site_mailboxes(sites: list[Site], secrets: dict[str, dict[str, str]]) -> list[dict[str, str]]:
+    """Return bounce_mailbox_accounts for live sites: a mailbox each, with the hash of its password."""
+    return [
+        {
+            "name": s["name"],
+            "domain": s["mail_domain"],
+            "localpart": s["bounce_localpart"],
+            "password_hash": secrets[s["name"]]["mailbox_password_hash"],
+        }
+        for s in sites
+    ]
+
+
+def site_jobs(sites: list[Site], jobs: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """Return a timer for each job of each live site that says how to run one (job_command with '{job}')."""
+    return [
+        {
+            "unit": f"civicrm-{s['name']}-{job['name'].replace('_', '-')}",
+            "site": s["name"],
+            "user": s["user"],
+            "job": job["name"],
+            "on_calendar": job["on_calendar"],
+            "command": s["job_command"].replace("{job}", job["name"]),
+        }
+        for s in sites
+        if s.get("job_command")
+        for job in jobs
+    ]
+
+
+class FilterModule:
+    """Expose the filters to Ansible."""
+
+    def filters(self) -> dict[str, Any]:
+        return {
+            "site_problems": site_problems,
+            "live_sites": live_sites,
+            "site_pools": site_pools,
+            "site_databases": site_databases,
+            "site_cache_instances": site_cache_instances,
+            "site_mail": site_mail,
+            "site_mailboxes": site_mailboxes,
+            "site_jobs": site_jobs,
+        }
