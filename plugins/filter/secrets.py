@@ -84,6 +84,7 @@ def _site(_name: str) -> dict[str, str]:
         "mailbox_password": mailbox_password,
         "mailbox_password_hash": "{SHA512-CRYPT}" + sha512_crypt.using(rounds=5000).hash(mailbox_password),
         "admin_password": token(),
+        "site_key": secrets.token_hex(32),
     }
 
 

@@ -24,13 +24,17 @@ def site_problems(sites: list[Site]) -> list[str]:
     for site in sites:
         name = site.get("name")
         if not isinstance(name, str) or not NAME.fullmatch(name):
-            problems.append(f"site name {name!r}: use a letter, then letters, digits or '-', 31 at most, all lower case")
+            problems.append(
+                f"site name {name!r}: use a letter, then letters, digits or '-', 31 at most, all lower case"
+            )
         server_name = site.get("server_name")
         if not isinstance(server_name, str) or not SERVER_NAME.fullmatch(server_name):
             problems.append(f"site {name!r}: server_name {server_name!r} is no domain name in lower case")
         docroot = site.get("docroot", "/")
         if not docroot.startswith("/") or ".." in docroot.split("/") or re.search(r"[\s\"']", docroot):
-            problems.append(f"site {name!r}: docroot {docroot!r} must be an absolute path without '..', spaces or quotes")
+            problems.append(
+                f"site {name!r}: docroot {docroot!r} must be an absolute path without '..', spaces or quotes"
+            )
     for key in ("name", "server_name", "database", "docroot"):
         for value, count in Counter(str(s[key]) for s in sites if key in s).items():
             if count > 1:
@@ -47,7 +51,9 @@ def live_sites(sites: list[Site], base: str = "/srv/civicrm") -> list[Site]:
     live = []
     for site in sites:
         if site.get("state", "live") not in STATES:
-            raise AnsibleFilterError(f"site {site.get('name')!r}: state {site['state']!r} is none of {', '.join(STATES)}")
+            raise AnsibleFilterError(
+                f"site {site.get('name')!r}: state {site['state']!r} is none of {', '.join(STATES)}"
+            )
         if site.get("state", "live") != "live":
             continue
         name = site["name"]
@@ -86,7 +92,8 @@ def site_pools(sites: list[Site], max_children: int, memory_limit_mb: int) -> li
 def site_databases(sites: list[Site], secrets: dict[str, dict[str, str]]) -> list[dict[str, str]]:
     """Return mariadb_databases for live sites: a database and a user of the same name each."""
     return [
-        {"name": s["database"], "user": s["database"], "password": secrets[s["name"]]["database_password"]} for s in sites
+        {"name": s["database"], "user": s["database"], "password": secrets[s["name"]]["database_password"]}
+        for s in sites
     ]
 
 
@@ -113,20 +120,18 @@ def site_mail(sites: list[Site]) -> list[dict[str, str]]:
             "user": s["user"],
             "mail_domain": s["mail_domain"],
             "localpart": s["bounce_localpart"],
-            "mailbox": s["name"],
             "mail_policy": s["mail_policy"],
         }
         for s in sites
     ]
 
 
-def site_mailboxes(sites: list[Site], secrets: dict[str, dict[str, str]]) -> list[dict[str, str]]:
+def site_mailboxes(sites: list[Site], secrets: dict[str, dict[str, str]]) -> list[dict[str, Any]]:
     """Return bounce_mailbox_accounts for live sites: a mailbox each, with the hash of its password."""
     return [
         {
             "name": s["name"],
-            "domain": s["mail_domain"],
-            "localpart": s["bounce_localpart"],
+            "domains": [s["mail_domain"]],
             "password_hash": secrets[s["name"]]["mailbox_password_hash"],
         }
         for s in sites

@@ -1,0 +1,172 @@
+"""People reach the CRM through two sets of passwords, and reach nothing else (S3, S4, S5, S10)."""
+
+import json
+
+import pytest
+
+DOMAIN = "torproject.test"
+CRM_SITES = {"crm": f"crm.{DOMAIN}", "staging-crm": f"staging.crm.{DOMAIN}", "test-crm": f"test.crm.{DOMAIN}"}
+LIVE_APIS = {
+    "donate-api": f"donate-api.{DOMAIN}",
+    "staging-donate-api": f"staging.donate-api.{DOMAIN}",
+    "test-donate-api": f"test.donate-api.{DOMAIN}",
+}
+PLANNED_APIS = [f"api.donate.{DOMAIN}", f"staging-api.donate.{DOMAIN}", f"test-api.donate.{DOMAIN}"]
+PROBE = "<?php echo json_encode([posix_getuid(), php_sapi_name(), PHP_MAJOR_VERSION . '.' . PHP_MINOR_VERSION]);"
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/wp-login.php", "/wp-json/", "/wp-cron.php", "/wp-includes/js/jquery/jquery.js"]
+)
+@pytest.mark.parametrize("server_name", CRM_SITES.values())
+def test_without_the_first_password_every_path_of_every_site_is_refused(browse, server_name, path):
+    """Static files, REST and cron included: what the CMS would answer must not matter (S10)."""
+    status, answer = browse(f"https://{server_name}{path}")
+    assert status == 401
+    assert f'realm="{server_name}"' in answer
+
+
+def test_the_first_password_leads_to_the_sites_own_login(browse, front_door):
+    """The front door opens the way, it does not log anybody in (S10)."""
+    status, answer = browse(f"https://{CRM_SITES['crm']}/wp-admin/", user=front_door)
+    assert status == 302
+    assert f"location: https://{CRM_SITES['crm']}/wp-login.php" in answer.lower().replace("%3a", ":")
+    status, answer = browse(f"https://{CRM_SITES['crm']}/wp-login.php", user=front_door)
+    assert status == 200
+    assert 'name="pwd"' in answer
+
+
+def test_both_passwords_lead_in(browse, front_door, vault):
+    """With the site's own password behind the front door's, CiviCRM's dashboard answers (S10)."""
+    login = {
+        "cookie-jar": "/tmp/lab-cookies",  # noqa: S108  (on the container that plays the outside)
+        "cookie": "wordpress_test_cookie=WP+Cookie+check",
+        "data-urlencode": "pwd=" + vault["vault_sites"]["crm"]["admin_password"],
+        "data": "log=admin&testcookie=1",
+    }
+    status, answer = browse(f"https://{CRM_SITES['crm']}/wp-login.php", user=front_door, **login)
+    assert status == 302, answer
+    url = f"https://{CRM_SITES['crm']}/wp-admin/admin.php?page=CiviCRM"
+    status, answer = browse(url, user=front_door, cookie="/tmp/lab-cookies")  # noqa: S108
+    assert status == 200
+    assert "crm-container" in answer
+
+
+def test_a_wrong_first_password_is_refused_whatever_comes_with_it(browse, vault):
+    """The site's password alone must not open the front door (S10)."""
+    site_password = vault["vault_sites"]["crm"]["admin_password"]
+    for user in (f"admin:{site_password}", "alice:wrong", f"alice:{site_password}", "front-door:wrong"):
+        status, _ = browse(f"https://{CRM_SITES['crm']}/wp-login.php", user=user)
+        assert status == 401, user.split(":")[0]
+
+
+def test_the_hosts_own_credential_opens_no_front_door(browse, vault):
+    """What ext shows to int is between the two hosts; a person who learnt it would still meet a 401 at ext."""
+    credential = vault["vault_front_door_credential"]
+    status, _ = browse(f"https://{CRM_SITES['crm']}/", user=f"{credential['username']}:{credential['password']}")
+    assert status == 401
+
+
+def test_int_answers_only_the_front_door(browse, crm_ext, ops, front_door):
+    """int's Apache demands ext's credential and ext's address; ops is a peer of the tunnel too and gets nowhere (S10)."""
+    options = {"resolve": f"{CRM_SITES['crm']}:443:10.77.0.11", "insecure": "true"}
+    options["cacert"] = "/etc/ssl/certs/ca-certificates.crt"
+    del options["insecure"]
+    status, _ = browse(f"https://{CRM_SITES['crm']}/", host=crm_ext, user=front_door, **options)
+    assert status == 401, "a person's password must not be enough at int"
+    status, _ = browse(f"https://{CRM_SITES['crm']}/", host=ops, connect_timeout="5", **options)
+    assert status == 0, "ops reached int's Apache"
+
+
+def test_passwords_are_stored_as_bcrypt(crm_ext, crm_int):
+    """A stolen file must not give the passwords away (S10)."""
+    for host, path in (
+        (crm_ext, "/etc/apache2/civicrm/people.htpasswd"),
+        (crm_int, "/etc/apache2/civicrm/front-door.htpasswd"),
+    ):
+        file = host.file(path)
+        entries = [line for line in file.content_string.splitlines() if line and not line.startswith("#")]
+        assert entries
+        assert all(line.split(":")[1].startswith("$2y$") for line in entries)
+        assert (file.user, file.group, file.mode) == ("root", "www-data", 0o640)
+
+
+@pytest.mark.mutates
+@pytest.mark.parametrize(("name", "server_name"), [*CRM_SITES.items(), *LIVE_APIS.items()])
+def test_each_site_runs_php_as_its_own_user(browse, front_door, crm_int, crm_ext, name, server_name):
+    """Own docroot, own pool, own uid over a unix socket: what one site may read, another may not (S3, S4)."""
+    host, base = (crm_int, "/srv/civicrm") if name in CRM_SITES else (crm_ext, "/srv/donate-api")
+    probe = f"{base}/{name}/web/acceptance-probe.php"
+    host.check_output(f'printf %s "{PROBE.replace("$", chr(92) + "$")}" > {probe}')
+    try:
+        status, answer = browse(f"https://{server_name}/acceptance-probe.php", user=front_door)
+        assert status == 200, answer
+        uid, sapi, _version = json.loads(answer.rsplit("\n", 1)[-1])
+    finally:
+        host.check_output(f"rm {probe}")
+    assert (host.user(name).uid, "fpm-fcgi") == (uid, sapi)
+    assert host.socket(f"unix:///run/php/{name}.sock").is_listening
+    assert host.file(f"/run/php/{name}.sock").group == "www-data"
+
+
+def test_sites_without_an_application_show_their_health(browse, front_door):
+    """The whole path to a site can be checked before anybody deploys to it."""
+    for name in ("staging-crm", "test-crm"):
+        status, answer = browse(f"https://{CRM_SITES[name]}/", user=front_door)
+        assert status == 200
+        assert json.loads(answer.rsplit("\n", 1)[-1])["site"] == name
+
+
+def test_the_live_donation_apis_answer_and_the_planned_ones_do_not(browse, crm_ext):
+    """Six names are defined; the three that are not live yet render nothing (S5)."""
+    for name, server_name in LIVE_APIS.items():
+        status, answer = browse(f"https://{server_name}/")
+        assert (status, json.loads(answer.rsplit("\n", 1)[-1])["site"]) == (200, name)
+    for server_name in PLANNED_APIS:
+        status, _ = browse(f"https://{server_name}/", insecure="")
+        assert status == 404, server_name
+    served = crm_ext.check_output("apache2ctl -S 2>&1")
+    assert not [name for name in PLANNED_APIS if name in served]
+
+
+def test_an_unknown_host_never_reaches_a_site(browse, front_door, crm_ext):
+    """Neither at ext nor at int is there a default site; the header alone decides nothing (S4)."""
+    for header in ("unknown.example", "localhost", "198.51.100.12", "crm.torproject.test.evil.test"):
+        status, answer = browse("https://crm-ext-01.torproject.test/", user=front_door, header=f"Host: {header}")
+        assert status in (400, 404, 421), (header, answer)
+
+
+@pytest.mark.mutates
+@pytest.mark.parametrize(("host_name", "name"), [("crm_int", "test-crm"), ("crm_ext", "test-donate-api")])
+def test_a_killed_php_fpm_gives_503_and_comes_back(request, browse, front_door, eventually, host_name, name):
+    """systemd restarts what dies, on both hosts; while it is away the visitor is told so (S3)."""
+    host = request.getfixturevalue(host_name)
+    url = f"https://{(CRM_SITES | LIVE_APIS)[name]}/"
+    (unit,) = host.check_output("systemctl list-units --plain --no-legend 'php*-fpm.service' | cut -d' ' -f1").split()
+    host.check_output(f"systemctl stop {unit}")
+    try:
+        assert browse(url, user=front_door)[0] == 503
+    finally:
+        host.check_output(f"systemctl start {unit}")
+    eventually(lambda: browse(url, user=front_door)[0] == 200)
+    host.check_output(f"systemctl kill --kill-whom=main --signal=KILL {unit}")
+    eventually(lambda: browse(url, user=front_door)[0] == 200)
+
+
+def test_files_that_no_site_serves(browse, front_door, crm_int):
+    """CiviCRM's private folders, dumps and version control stay inside, proved with real paths of the application."""
+    for path in (
+        "/.git/config", "/.env", "/composer.json", "/vendor/autoload.php", "/dump.sql", "/wp-config.php", "/xmlrpc.php",
+        "/wp-content/uploads/civicrm/ConfigAndLog/x.log", "/wp-content/uploads/civicrm/templates_c/en_US/x.php",
+        "/wp-content/uploads/civicrm/upload/x", "/wp-content/uploads/civicrm/custom/x", "/wp-content/uploads/x.php",
+        "/wp-content/plugins/civicrm/civicrm.settings.php",
+    ):  # fmt: skip
+        status, _ = browse(f"https://{CRM_SITES['crm']}{path}", user=front_door)
+        assert status in (403, 404), path
+
+
+def test_plain_http_only_redirects(browse):
+    """Nothing is ever served without TLS, but a typed address still works."""
+    status, answer = browse(f"http://{CRM_SITES['crm']}/x?y=z")
+    assert status == 308
+    assert f"location: https://{CRM_SITES['crm']}/x?y=z" in answer.lower()

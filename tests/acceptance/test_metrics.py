@@ -1,0 +1,90 @@
+"""One command tells the operator what Postfix did: sent, deferred, bounced, in either timestamp style of the log."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+RFC3339 = "2026-11-20T08:33:45.123456+00:00"
+RFC3339_ZULU = "2026-11-20T08:33:45Z"
+TRADITIONAL = "Nov 20 08:33:45"
+TRADITIONAL_ONE_DIGIT = "Nov  2 08:33:45"
+
+
+def delivery(stamp: str, tag: str, status: str) -> str:
+    return (
+        f"{stamp} crm-int-01 {tag}/smtp[3450]: 4jW8WD6NjJzDSVp: to=<person@example.test>, "
+        f"relay=example.test[192.0.2.1]:25, delay=0.1, delays=0/0/0/0.1, dsn=2.0.0, status={status} (reply)"
+    )
+
+
+@pytest.fixture
+def counted(crm_int):
+    """Feed log lines to the host's own mtail and program, on a copy, and return the counters."""
+
+    def _counted(lines: list[str]) -> set[str]:
+        log = "".join(f"{line}\n" for line in lines)
+        done = crm_int.run(
+            f"d=$(mktemp -d) && printf %s {shlex.quote(log)} > $d/mail.log && "
+            "mtail --one_shot --one_shot_format prometheus --emit_prog_label=false --port 0 "
+            "--progs /etc/mtail/postfix.mtail --logs $d/mail.log; status=$?; rm -rf $d; exit $status"
+        )
+        assert done.rc == 0, done.stderr
+        return {line for line in done.stdout.splitlines() if not line.startswith("#")}
+
+    return _counted
+
+
+@pytest.mark.parametrize("stamp", [RFC3339, RFC3339_ZULU, TRADITIONAL, TRADITIONAL_ONE_DIGIT])
+def test_deliveries_are_counted_in_both_timestamp_styles(counted, stamp):
+    statuses = ["sent"] * 3 + ["deferred"] * 2 + ["bounced"]
+    assert counted([delivery(stamp, "postfix", status) for status in statuses]) == {
+        'postfix_smtp_deliveries{postfix_instance="postfix",status="sent"} 3',
+        'postfix_smtp_deliveries{postfix_instance="postfix",status="deferred"} 2',
+        'postfix_smtp_deliveries{postfix_instance="postfix",status="bounced"} 1',
+    }
+
+
+def test_a_providers_transport_counts_for_itself(counted):
+    found = counted([delivery(RFC3339, "postfix-gmail", "sent"), delivery(RFC3339, "postfix/relay", "sent")])
+    assert 'postfix_smtp_deliveries{postfix_instance="postfix-gmail",status="sent"} 1' in found
+    assert 'postfix_smtp_deliveries{postfix_instance="postfix",status="sent"} 1' in found
+
+
+def test_what_is_refused_is_counted_by_code(counted):
+    found = counted(
+        [
+            f"{RFC3339} crm-int-01 postfix/smtpd[1]: connect from unknown[192.0.2.1]",
+            f"{RFC3339} crm-int-01 postfix/smtpd[1]: NOQUEUE: reject: RCPT from unknown[192.0.2.1]: "
+            "550 5.1.1 <x@crm.example.org>: Recipient address rejected: User unknown; "
+            "from=<> to=<x@crm.example.org> proto=ESMTP helo=<y>",
+            f"{RFC3339} crm-int-01 postfix/cleanup[1]: 4jW8WD6NjJzDSVp: message-id=<a@b>",
+            f"{RFC3339} crm-int-01 postfix/qmgr[1]: 4jW8WD6NjJzDSVp: removed",
+            f"{RFC3339} crm-int-01 postfix/tlsproxy[1]: Untrusted TLS connection established to "
+            "mx.example.test[192.0.2.1]:25: TLSv1.3 with cipher TLS_AES_256_GCM_SHA384 (256/256 bits)",
+        ]
+    )
+    assert found == {
+        'postfix_smtpd_connects{postfix_instance="postfix"} 1',
+        'postfix_smtpd_messages_rejected{code="550",postfix_instance="postfix"} 1',
+        'postfix_cleanup_messages_processed{postfix_instance="postfix"} 1',
+        'postfix_qmgr_messages_removed{postfix_instance="postfix"} 1',
+        'postfix_smtp_tls_connections{postfix_instance="postfix",protocol="TLSv1.3",trust="Untrusted"} 1',
+    }
+
+
+def test_a_line_that_only_quotes_a_delivery_counts_nothing(counted):
+    quoted = delivery(RFC3339, "postfix", "sent")
+    assert counted([f"{RFC3339} crm-int-01 dovecot: imap(crm)<1>: {quoted}", "status=sent"]) == set()
+
+
+def test_the_operators_command_shows_every_status_and_queue(crm_int):
+    printed = crm_int.check_output(
+        "curl -s localhost:3903/metrics | "
+        "grep -v -e ^go_ -e '^#' -e '^mtail' -e ^process -e _tls_; postfix-queues-sizes"
+    )
+    for status in ("sent", "deferred", "bounced"):
+        assert f'postfix_smtp_deliveries{{postfix_instance="postfix",status="{status}"}} ' in printed
+    for queue in ("active", "bounce", "corrupt", "deferred", "flush", "hold", "incoming", "maildrop"):
+        assert f'postfix_queue_length{{postfix_instance="postfix",queue="{queue}"}} ' in printed

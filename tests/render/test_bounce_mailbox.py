@@ -1,0 +1,71 @@
+"""Dovecot's configuration as its operator gets it."""
+
+from __future__ import annotations
+
+import pytest
+
+HASH = "{SHA512-CRYPT}$6$salt$hash"
+
+
+@pytest.fixture
+def dovecot(render):
+    def _render(template: str, **variables):
+        return render(
+            "bounce_mailbox",
+            template,
+            **{
+                "bounce_mailbox_accounts": [
+                    {"name": "crm", "domains": ["crm.example.org", "old.example.org"], "password_hash": HASH},
+                    {"name": "staging-crm", "domains": ["staging.crm.example.org"], "password_hash": HASH},
+                ],
+                "bounce_mailbox_tls_certificate_file": "/etc/ssl/imap.crt",
+                "bounce_mailbox_tls_key_file": "/etc/ssl/imap.key",
+            }
+            | variables,
+        )
+
+    return _render
+
+
+def entries(text: str) -> list[list[str]]:
+    return [line.split(":") for line in text.splitlines() if not line.startswith("#")]
+
+
+def test_every_account_has_a_user_and_a_directory_of_its_own(dovecot):
+    accounts = entries(dovecot("etc/dovecot/accounts.passwd"))
+    assert [entry[0] for entry in accounts] == ["crm", "staging-crm"]
+    assert len({entry[2] for entry in accounts}) == 2
+    assert len({entry[5] for entry in accounts}) == 2
+    assert all(len(entry) == 8 and entry[1] == HASH for entry in accounts)
+    tmpfiles = dovecot("etc/tmpfiles.d/bounce_mailbox.conf").splitlines()
+    assert "d /srv/mail/crm 0700 vmail-crm vmail" in tmpfiles
+
+
+def test_every_domain_leads_to_one_mailbox_and_to_no_login(dovecot):
+    domains = {entry[0]: entry for entry in entries(dovecot("etc/dovecot/domains.passwd"))}
+    assert set(domains) == {"crm.example.org", "old.example.org", "staging.crm.example.org"}
+    assert domains["old.example.org"][7] == "userdb_user=crm"
+    assert domains["old.example.org"][5] == "/srv/mail/crm"
+    assert all(entry[1] == "" for entry in domains.values())
+    configuration = dovecot("etc/dovecot/dovecot-2.4.conf")
+    passdb = configuration.split("passdb ", 1)[1].split("}", 1)[0]
+    assert "domains.passwd" not in passdb
+    assert configuration.count("passdb ") == 1
+
+
+def test_no_password_can_cross_in_clear(dovecot):
+    configuration = dovecot("etc/dovecot/dovecot-2.4.conf")
+    assert "ssl = required" in configuration
+    assert "auth_allow_cleartext = no" in configuration
+    imap = configuration.split("inet_listener imap {", 1)[1].split("}", 1)[0]
+    assert "port = 0" in imap
+
+
+def test_only_loopback_unless_told(dovecot):
+    assert "\nlisten = 127.0.0.1, ::1\n" in dovecot("etc/dovecot/dovecot-2.4.conf")
+
+
+def test_a_full_mailbox_makes_mail_wait(dovecot):
+    configuration = dovecot("etc/dovecot/dovecot-2.4.conf", bounce_mailbox_quota="500M")
+    assert "storage_size = 500M" in configuration
+    assert "quota_full_tempfail = yes" in configuration

@@ -1,0 +1,57 @@
+"""PHP-FPM's configuration as its operator gets it."""
+
+import pytest
+
+POOL = "etc/php/version/fpm/pool.d/civicrm-pool.conf"
+CRM = {
+    "name": "crm",
+    "php_version": "8.4",
+    "user": "crm",
+    "group": "crm",
+    "socket": "/run/php/crm.sock",
+    "max_children": 7,
+    "memory_limit_mb": 256,
+}
+
+
+def test_a_pool_runs_as_its_site_behind_a_socket_of_the_web_server(render):
+    text = render("php_fpm", POOL, item=CRM)
+    assert "\n[crm]\nuser = crm\ngroup = crm\n" in text
+    assert "listen = /run/php/crm.sock\nlisten.owner = www-data\nlisten.group = www-data\nlisten.mode = 0660\n" in text
+    assert "pm.max_children = 7\n" in text
+    assert "php_admin_value[memory_limit] = 256M\n" in text
+
+
+def test_socket_and_group_can_be_left_out_or_given(render):
+    bare = {key: value for key, value in CRM.items() if key != "socket"}
+    assert "listen = /run/php/crm.sock\n" in render("php_fpm", POOL, item=bare)
+    given = render("php_fpm", POOL, item=CRM | {"socket": "/run/php/x.sock", "listen_group": "web"})
+    assert "listen = /run/php/x.sock\n" in given and "listen.group = web\n" in given
+
+
+def test_the_sites_own_settings_are_quoted(render):
+    values = {"error_reporting": 22527, "date.timezone": "Europe/Berlin; x"}
+    text = render("php_fpm", POOL, item=CRM | {"php_values": values})
+    assert 'php_value[error_reporting] = "22527"\n' in text
+    assert 'php_value[date.timezone] = "Europe/Berlin; x"\n' in text
+
+
+@pytest.mark.parametrize(("seconds", "present"), [(10, True), (0, False)])
+def test_slow_requests_are_logged_unless_switched_off(render, seconds, present):
+    text = render("php_fpm", POOL, item=CRM, php_fpm_slow_request_seconds=seconds)
+    assert ("slowlog = /var/log/php-fpm/crm.slow.log" in text) is present
+
+
+def test_opcache_has_room_for_civicrm_and_keeps_the_sites_apart(render):
+    text = render("php_fpm", "etc/php/version/fpm/conf.d/90-civicrm.ini")
+    assert "opcache.memory_consumption = 256\n" in text
+    assert "opcache.max_accelerated_files = 32531\n" in text
+    assert "opcache.validate_permission = 1\n" in text
+
+
+def test_every_line_of_ours_is_a_comment_to_php(render):
+    for template in (
+        "etc/php/version/fpm/conf.d/90-civicrm.ini",
+        "etc/php/version/fpm/pool.d/00-civicrm-global.conf",
+    ):
+        assert render("php_fpm", template).startswith(";")

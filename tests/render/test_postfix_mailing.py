@@ -1,0 +1,142 @@
+"""Postfix's configuration as its operator gets it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+CRM = {
+    "name": "crm",
+    "user": "crm",
+    "mail_domain": "crm.example.org",
+    "localpart": "civicrm+",
+    "mail_policy": "deliver",
+}
+STAGING = CRM | {
+    "name": "staging-crm",
+    "user": "staging-crm",
+    "mail_domain": "staging.crm.example.org",
+    "mail_policy": "catch",
+}
+GMAIL = {
+    "name": "gmail",
+    "domains": ["gmail.com", "googlemail.com"],
+    "concurrency": 5,
+    "rate_delay_seconds": 1,
+    "tls_security_level": "encrypt",
+}
+ORANGE = {"name": "orange", "domains": ["orange.fr"], "concurrency": 2}
+
+
+@pytest.fixture
+def postfix(render):
+    """Render a template of the role with two sites and two providers."""
+
+    def _render(template: str, **variables):
+        return render(
+            "postfix_mailing",
+            template,
+            **{
+                "postfix_mailing_hostname": "int.example.org",
+                "postfix_mailing_admin_address": "human@example.net",
+                "postfix_mailing_tls_certificate_file": "/etc/ssl/mail.crt",
+                "postfix_mailing_tls_key_file": "/etc/ssl/mail.key",
+                "postfix_mailing_sites": [CRM, STAGING],
+                "postfix_mailing_providers": [GMAIL, ORANGE],
+            }
+            | variables,
+        )
+
+    return _render
+
+
+def parameters(text: str) -> dict[str, str]:
+    """main.cf as Postfix reads it: continuation lines belong to the parameter above."""
+    logical = re.sub(r"\n[ \t]+", " ", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE))
+    pairs = (line.split("=", 1) for line in logical.splitlines() if line.strip())
+    return {name.strip(): value.strip() for name, value in pairs}
+
+
+def test_only_sites_that_deliver_may_submit(postfix):
+    assert parameters(postfix("etc/postfix/main.cf"))["authorized_submit_users"].split() == ["root", "crm"]
+
+
+def test_loopback_may_not_relay(postfix):
+    assert parameters(postfix("etc/postfix/main.cf"))["mynetworks"] == "cidr:/etc/postfix/relay_clients.cidr"
+    assert "127." not in postfix(
+        "etc/postfix/relay_clients.cidr", postfix_mailing_relay_clients=["10.77.0.12", "fd77::12"]
+    )
+
+
+def test_the_local_part_is_never_split(postfix):
+    assert parameters(postfix("etc/postfix/main.cf"))["recipient_delimiter"] == ""
+
+
+def test_a_providers_budget_stands_once_for_all_its_domains(postfix):
+    main = parameters(postfix("etc/postfix/main.cf"))
+    assert main["gmail_transport_rate_delay"] == "1s"
+    assert main["gmail_destination_concurrency_limit"] == "5"
+    assert int(main["gmail_destination_concurrency_failed_cohort_limit"]) >= 10
+    assert main["orange_transport_rate_delay"] == "0s"
+    assert not [name for name in main if name.endswith("destination_rate_delay")]
+
+
+def test_each_provider_is_a_transport_with_its_own_name_in_the_log(postfix):
+    master = postfix("etc/postfix/master.cf")
+    services = [line.split() for line in master.splitlines() if re.match(r"[a-z]", line)]
+    assert all(len(service) == 8 for service in services)
+    gmail = next(service for service in services if service[0] == "gmail")
+    assert gmail[6:] == ["5", "smtp"]
+    assert master.count("-o syslog_name=postfix-gmail\n    -o smtp_tls_security_level=encrypt\n") == 1
+    assert master.count("-o syslog_name=postfix-orange\n") == 1
+
+
+def test_connection_reuse_has_the_service_it_needs(postfix):
+    assert re.search(r"^tlsproxy ", postfix("etc/postfix/master.cf"), re.MULTILINE)
+
+
+def test_domains_find_their_transport(postfix):
+    lines = postfix("etc/postfix/transport").splitlines()
+    assert "googlemail.com gmail:" in lines
+    assert "orange.fr orange:" in lines
+
+
+def pattern(line: str) -> re.Pattern[str]:
+    """A line of the table as PCRE: between slashes, and the flag i switches Postfix's default, ignoring case, off."""
+    found = re.fullmatch(r"/(.*)/i lmtp:unix:private/dovecot-lmtp", line)
+    assert found, line
+    return re.compile(found[1])
+
+
+@pytest.mark.parametrize(
+    ("address", "accepted"),
+    [
+        ("civicrm+b.2936.7009506.26d7b951968ebe4b@crm.example.org", True),
+        ("civicrm+u.1.2.zzzzzzzzzzzzzzzz@crm.example.org", True),
+        ("civicrm+b.1.2.26d7b951968ebe4b@CRM.Example.Org", True),
+        ("civicrm+B.1.2.26d7b951968ebe4b@crm.example.org", False),
+        ("Civicrm+b.1.2.26d7b951968ebe4b@crm.example.org", False),
+        ("civicrm+b.1.2.26D7B951968EBE4B@crm.example.org", False),
+        ("civicrm+s.1.2.26d7b951968ebe4b@crm.example.org", False),
+        ("civicrm+b.1.2.26d7b951968ebe4@crm.example.org", False),
+        ("civicrm+b.1.2.26d7b951968ebe4bf@crm.example.org", False),
+        ("civicrm+b.1.x.26d7b951968ebe4b@crm.example.org", False),
+        ("xcivicrm+b.1.2.26d7b951968ebe4b@crm.example.org", False),
+        ("civicrmmb.1.2.26d7b951968ebe4b@crm.example.org", False),
+        ("civicrm+b.1.2.26d7b951968ebe4b@crmxexample.org", False),
+        ("civicrm+b.1.2.26d7b951968ebe4b@crm.example.org.evil.example", False),
+    ],
+)
+def test_the_contract_accepts_exactly_the_applications_addresses(postfix, address, accepted):
+    lines = [line for line in postfix("etc/postfix/contract.pcre").splitlines() if not line.startswith("#")]
+    assert len(lines) == 2
+    assert bool(pattern(lines[0]).search(address)) is accepted
+    assert not pattern(lines[1]).search(address)
+
+
+def test_role_addresses_reach_the_human(postfix):
+    assert "postmaster@staging.crm.example.org postmaster@int.example.org" in postfix("etc/postfix/virtual")
+    aliases = postfix("etc/aliases").splitlines()
+    assert "root: human@example.net" in aliases
+    assert {"postmaster: root", "abuse: root", "crm: root"} <= set(aliases)

@@ -1,0 +1,344 @@
+"""civicrm-backup with programs of its own on PATH: what is a snapshot, what is refused, what stays."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOL = ROOT / "roles/backup/files/usr/local/sbin/civicrm-backup"
+FAKES = Path(__file__).parent / "fakes" / "backup"
+CRM = "CREATE TABLE `a` (x);\nINSERT INTO `a` VALUES ('\u00e4');\nCREATE TABLE `b` (y);"
+STAGING = "CREATE TABLE `s` (z);"
+
+
+def load() -> ModuleType:
+    sys.dont_write_bytecode = True
+    loader = SourceFileLoader("civicrm_backup", str(TOOL))
+    spec = spec_from_loader("civicrm_backup", loader)
+    module = module_from_spec(spec)
+    sys.modules["civicrm_backup"] = module
+    loader.exec_module(module)
+    return module
+
+
+tool = load()
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    """A host with two databases and a mailbox, and a backup host: all directories."""
+    server, remote, mail = (tmp_path / name for name in ("server", "remote", "mail"))
+    for directory in (server, remote, mail / "crm" / "new"):
+        directory.mkdir(parents=True)
+    (server / "crm").write_text(CRM)
+    (server / "staging_crm").write_text(STAGING)
+    (mail / "crm" / "new" / "1").write_text("From: somebody\n")
+    (mail / "crm" / "new" / "1").chmod(0o640)
+    settings = {
+        "databases": ["crm", "staging_crm"],
+        "paths": [str(mail)],
+        "keep": 2,
+        "directory": str(tmp_path / "state"),
+        "target": {"host": "2001:db8::13", "user": "backup", "port": 22, "path": "."},
+        "key": "/etc/key",
+        "known_hosts": "/etc/known",
+    }
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(settings))
+    monkeypatch.setenv("PATH", f"{FAKES}:{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE_SERVER", str(server))
+    monkeypatch.setenv("FAKE_REMOTE", str(remote))
+
+    def run(*arguments: str) -> int:
+        return tool.main(["--config", str(config), *arguments])
+
+    def change(**values) -> None:
+        config.write_text(json.dumps(settings | values))
+
+    def snapshots(complete: bool = True) -> list[str]:
+        return sorted(d.name for d in remote.iterdir() if not complete or (d / "manifest.json").exists())
+
+    def older(day: int, complete: bool = True) -> str:
+        name = f"202001{day:02}T020000Z"
+        (remote / name).mkdir()
+        (remote / name / "database-crm.sql.gz").write_bytes(b"")
+        if complete:
+            manifest = {"format": 1, "snapshot": name, "host": "x", "databases": [], "paths": [], "absent": []}
+            (remote / name / "manifest.json").write_text(json.dumps(manifest))
+        return name
+
+    return SimpleNamespace(
+        server=server,
+        remote=remote,
+        mail=mail,
+        state=tmp_path / "state",
+        config=config,
+        run=run,
+        change=change,
+        snapshots=snapshots,
+        older=older,
+    )
+
+
+def test_a_snapshot_names_every_file_with_size_checksum_and_count(lab, capsys):
+    assert lab.run("run") == 0
+    (name,) = lab.snapshots()
+    manifest = json.loads((lab.remote / name / "manifest.json").read_text())
+    assert [(d["name"], d["tables"], d["collation"]) for d in manifest["databases"]] == [
+        ("crm", 2, "utf8mb4_unicode_ci"),
+        ("staging_crm", 1, "utf8mb4_unicode_ci"),
+    ]
+    assert manifest["paths"][0]["entries"] == 4
+    for entry in manifest["databases"] + manifest["paths"]:
+        assert (lab.remote / name / entry["file"]).stat().st_size == entry["size"]
+    assert {f.name for f in (lab.remote / name).iterdir()} == {
+        "manifest.json",
+        *(entry["file"] for entry in manifest["databases"] + manifest["paths"]),
+    }
+    assert f"snapshot {name} complete" in capsys.readouterr().out
+
+
+def test_success_leaves_a_stamp_and_no_staging(lab):
+    before = time.time()
+    assert lab.run("run") == 0
+    stamp = json.loads((lab.state / "last-success.json").read_text())
+    assert [stamp["snapshot"]] == lab.snapshots()
+    assert before - 1 <= stamp["time"] <= time.time()
+    assert {p.name for p in lab.state.iterdir()} == {"last-success.json", "lock"}
+
+
+def test_what_was_lost_comes_back_equal(lab):
+    assert lab.run("run") == 0
+    (lab.server / "crm").unlink()
+    (lab.server / "staging_crm").write_text("CREATE TABLE `made_later` (x);")
+    (lab.mail / "crm" / "new" / "1").unlink()
+    assert lab.run("restore") == 0
+    assert (lab.server / "crm").read_text() == CRM
+    assert (lab.server / "staging_crm").read_text() == STAGING
+    assert (lab.mail / "crm" / "new" / "1").read_text() == "From: somebody\n"
+    assert (lab.mail / "crm" / "new" / "1").stat().st_mode & 0o777 == 0o640
+
+
+def test_one_database_is_restored_alone(lab):
+    assert lab.run("run") == 0
+    for name in ("crm", "staging_crm"):
+        (lab.server / name).write_text("changed")
+    (lab.mail / "crm" / "new" / "1").unlink()
+    assert lab.run("restore", "--database", "crm") == 0
+    assert (lab.server / "crm").read_text() == CRM
+    assert (lab.server / "staging_crm").read_text() == "changed"
+    assert not (lab.mail / "crm" / "new" / "1").exists()
+
+
+def test_one_directory_is_restored_alone(lab):
+    assert lab.run("run") == 0
+    (lab.server / "crm").write_text("changed")
+    (lab.mail / "crm" / "new" / "1").unlink()
+    assert lab.run("restore", "--path", f"{lab.mail}/") == 0
+    assert (lab.server / "crm").read_text() == "changed"
+    assert (lab.mail / "crm" / "new" / "1").exists()
+
+
+@pytest.mark.parametrize("corruption", ["flipped", "shortened", "missing"])
+def test_a_corrupted_file_is_refused_before_any_change(lab, capsys, corruption):
+    assert lab.run("run") == 0
+    (lab.server / "crm").write_text("precious")
+    (lab.mail / "crm" / "new" / "1").write_text("precious")
+    # The last file of all: those before it are sound and must not be used either.
+    victim = next((lab.remote / lab.snapshots()[0]).glob("path-*.tar.gz"))
+    content = victim.read_bytes()
+    if corruption == "missing":
+        victim.unlink()
+    else:
+        victim.write_bytes(content[:-1] + (bytes([content[-1] ^ 1]) if corruption == "flipped" else b""))
+    assert lab.run("restore") == 1
+    error = capsys.readouterr().err
+    assert victim.name in error and "nothing was changed" in error and error.count("\n") == 1
+    assert (lab.server / "crm").read_text() == "precious"
+    assert (lab.mail / "crm" / "new" / "1").read_text() == "precious"
+    assert lab.run("verify") == 1
+
+
+def test_verify_finds_a_whole_snapshot_whole(lab, capsys):
+    assert lab.run("run") == 0
+    assert lab.run("verify") == 0
+    assert "is whole: crm (2 tables), staging_crm (1 tables)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fault", [{"FAKE_DUMP": "hang"}, {"FAKE_RSYNC": "hang"}], ids=["dumping", "sending"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_midway_leaves_no_snapshot_and_the_next_run_cleans_up(lab, fault, number):
+    process = subprocess.Popen(
+        [sys.executable, TOOL, "--config", lab.config, "run"],
+        env=os.environ | fault,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 20
+    started = (lab.state / "scratch").rglob if "FAKE_DUMP" in fault else lab.remote.rglob
+    while not any(started("database-crm.sql.gz")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    if number == signal.SIGKILL:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    message = process.communicate(timeout=20)[1]
+    assert process.returncode != 0
+    if number == signal.SIGTERM:
+        assert message == b"civicrm-backup: stopped by SIGTERM\n"
+        assert not (lab.state / "scratch").exists()
+    assert lab.snapshots() == []
+    assert not (lab.state / "last-success.json").exists()
+    assert lab.run("restore") == 1
+
+    left = lab.snapshots(complete=False)
+    if "FAKE_RSYNC" in fault:
+        assert len(left) == 1
+    assert lab.run("run") == 0
+    assert lab.snapshots() == lab.snapshots(complete=False)
+    assert not set(left) & set(lab.snapshots())
+
+
+@pytest.mark.parametrize(
+    ("fault", "named"),
+    [
+        ({"FAKE_DUMP": "fail"}, "database crm: mariadb-dump ended with 3: mariadb-dump: Got error: 2013"),
+        ({"FAKE_DUMP": "truncate"}, "database crm: mariadb-dump ended before its last line"),
+        ({"FAKE_RSYNC": "unreachable"}, "listing snapshots (2001:db8::13): rsync ended with 255: ssh: connect to"),
+        ({"FAKE_RSYNC": "fail"}, "sending the snapshot (2001:db8::13): rsync ended with 12"),
+    ],
+)
+def test_a_failure_is_one_line_that_names_it(lab, capsys, monkeypatch, fault, named):
+    for name, value in fault.items():
+        monkeypatch.setenv(name, value)
+    assert lab.run("run") == 1
+    error = capsys.readouterr().err
+    assert named in error and error.count("\n") == 1
+    assert lab.snapshots() == []
+    assert not (lab.state / "last-success.json").exists()
+    assert not (lab.state / "scratch").exists()
+
+
+def test_a_database_that_is_not_there_is_a_failure(lab, capsys):
+    lab.change(databases=["crm", "gone"])
+    assert lab.run("run") == 1
+    assert "database gone: mariadb ended with 1: ERROR 1049 (42000): Unknown database 'gone'" in capsys.readouterr().err
+    assert lab.snapshots() == []
+
+
+def test_a_load_that_fails_says_that_the_database_is_incomplete(lab, capsys, monkeypatch):
+    assert lab.run("run") == 0
+    monkeypatch.setenv("FAKE_LOAD", "fail")
+    assert lab.run("restore", "--database", "crm") == 1
+    assert "database crm is incomplete now, restore it again: loading it" in capsys.readouterr().err
+
+
+def test_a_directory_that_is_not_there_is_a_warning(lab, capsys, tmp_path):
+    lab.change(paths=[str(tmp_path / "absent"), str(lab.mail)])
+    assert lab.run("run") == 0
+    assert f"warning: {tmp_path / 'absent'} does not exist" in capsys.readouterr().err
+    manifest = json.loads((lab.remote / lab.snapshots()[0] / "manifest.json").read_text())
+    assert manifest["absent"] == [str(tmp_path / "absent")]
+    assert [p["path"] for p in manifest["paths"]] == [str(lab.mail)]
+
+
+def test_the_newest_complete_snapshots_stay(lab, capsys):
+    old = [lab.older(day) for day in (1, 2, 3)]
+    broken = lab.older(4, complete=False)
+    assert lab.run("run") == 0
+    kept = lab.snapshots(complete=False)
+    assert len(kept) == 2 and kept[0] == old[2] and kept[1] not in (*old, broken)
+    output = capsys.readouterr().out
+    assert f"{old[0]} removed" in output and f"{broken} removed: it was never complete" in output
+
+
+def test_keeping_one_keeps_the_new_one(lab):
+    lab.change(keep=1)
+    old = lab.older(1)
+    assert lab.run("run") == 0
+    assert len(lab.snapshots(complete=False)) == 1 and old not in lab.snapshots()
+
+
+def test_a_snapshot_from_the_future_stops_the_run(lab, capsys):
+    (lab.remote / lab.older(1)).rename(lab.remote / "29990101T000000Z")
+    assert lab.run("run") == 1
+    assert "is from the future: check this host's clock" in capsys.readouterr().err
+
+
+def test_a_manifest_of_another_snapshot_does_not_count(lab, capsys):
+    (lab.remote / lab.older(1)).rename(lab.remote / "20200109T000000Z")
+    assert lab.run("list") == 0
+    assert capsys.readouterr().out == "20200109T000000Z  INCOMPLETE\n"
+
+
+@pytest.mark.parametrize("name", ["../../etc", "20200101T020000Z", ""])
+def test_only_a_complete_snapshot_can_be_named(lab, capsys, name):
+    lab.older(1, complete=False)
+    lab.older(2)
+    assert lab.run("restore", "--snapshot", name) == 1
+    assert "no complete snapshot" in capsys.readouterr().err
+
+
+def test_what_the_snapshot_lacks_cannot_be_restored(lab, capsys):
+    assert lab.run("run") == 0
+    assert lab.run("restore", "--database", "other") == 1
+    assert "has no other; it has crm, staging_crm" in capsys.readouterr().err
+
+
+def test_two_at_once_are_refused(lab, capsys):
+    lab.state.mkdir()
+    with tool.exclusive(tool.Config.load(lab.config)):
+        assert lab.run("run") == 1
+    assert "another civicrm-backup is at work" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"keep": 0}, "keep is 0"),
+        ({"databases": ["x'; DROP"]}, "is not the name of a database"),
+        ({"paths": ["/"]}, "is not an absolute path below /"),
+        ({"paths": ["/srv/../etc"]}, "is not an absolute path below /"),
+        ({"target": {"host": "x"}}, "is not a valid configuration"),
+    ],
+)
+def test_a_bad_configuration_is_refused(lab, capsys, values, named):
+    lab.change(**values)
+    assert lab.run("run") == 1
+    assert named in capsys.readouterr().err
+    assert lab.snapshots(complete=False) == []
+
+
+def test_no_configuration_is_one_clear_line(capsys, tmp_path):
+    assert tool.main(["--config", str(tmp_path / "none.json"), "list"]) == 1
+    assert capsys.readouterr().err == f"civicrm-backup: cannot read {tmp_path}/none.json: No such file or directory\n"
+
+
+def test_tables_are_counted_across_any_boundary():
+    text = b"--\nCREATE TABLE `a` (\nCREATE TABLE `b` (\n'CREATE TABLE'\nCREATE TABLE `c` (\n-- Dump completed\n"
+    for width in range(1, len(text)):
+        inspector = tool.DumpInspector()
+        for start in range(0, len(text), width):
+            inspector(text[start : start + width])
+        assert (inspector.tables, inspector.complete) == (3, True)
+
+
+def test_the_same_dump_gives_the_same_file(lab):
+    for name in ("one", "two"):
+        (lab.state / name).mkdir(parents=True)
+    first, second = (tool.dump_database("crm", lab.state / name) for name in ("one", "two"))
+    assert first == second
+    assert gzip.decompress((lab.state / "one" / first["file"]).read_bytes()).decode().startswith("-- MariaDB dump")

@@ -1,0 +1,76 @@
+"""The vault of a new installation: complete, random, and never overwritten."""
+
+import copy
+import re
+import subprocess
+
+import pytest
+from cryptography import x509
+from loading import load
+from passlib.hash import bcrypt, sha512_crypt
+
+new_secrets = load("plugins/filter/secrets.py").new_secrets
+
+ENDPOINTS = [
+    {"name": name, "id": f"{name}.example.org", "outer_address": f"192.0.2.{n}"}
+    for n, name in enumerate("abc", start=1)
+]
+
+
+def make(existing=None, sites=("crm",), people=("alice",)):
+    return new_secrets(existing, list(sites), ENDPOINTS, ["crm.example.org"], ["crm.example.org"], list(people), ["a"])
+
+
+@pytest.fixture(scope="module")
+def vault():
+    return make()
+
+
+def test_a_second_run_changes_nothing(vault):
+    assert make(copy.deepcopy(vault)) == vault
+
+
+def test_a_new_site_gets_secrets_and_the_others_keep_theirs(vault):
+    grown = make(copy.deepcopy(vault), sites=["crm", "test-crm"])
+    assert grown["vault_sites"]["crm"] == vault["vault_sites"]["crm"]
+    assert grown["vault_sites"]["test-crm"]["database_password"] != vault["vault_sites"]["crm"]["database_password"]
+
+
+def test_no_two_secrets_are_equal_and_each_has_128_bits(vault):
+    site = vault["vault_sites"]["crm"]
+    passwords = [site["database_password"], site["mailbox_password"], *vault["vault_queue"].values()]
+    assert len(set(passwords)) == len(passwords)
+    assert all(re.fullmatch(r"[\w-]{22}", p) for p in passwords)
+
+
+def test_hashes_fit_their_passwords(vault):
+    alice, site = vault["vault_people"]["alice"], vault["vault_sites"]["crm"]
+    assert alice["password_hash"].startswith("$2y$")
+    assert bcrypt.verify(alice["password"], alice["password_hash"])
+    assert sha512_crypt.verify(site["mailbox_password"], site["mailbox_password_hash"].removeprefix("{SHA512-CRYPT}"))
+
+
+def test_each_pair_of_endpoints_has_its_own_ppk(vault):
+    assert set(vault["vault_ipsec_ppks"]) == {"a--b", "a--c", "b--c"}
+    assert len(set(vault["vault_ipsec_ppks"].values())) == 3
+
+
+def test_certificates_verify_with_openssl_against_their_authority(vault, tmp_path):
+    for authority, leaf in (
+        (vault["vault_private_ca"], vault["vault_int_certificates"]["crm.example.org"]),
+        (vault["vault_ipsec_ca"], vault["vault_ipsec_endpoints"]["a"]),
+    ):
+        (tmp_path / "ca.pem").write_text(authority["certificate"])
+        (tmp_path / "leaf.pem").write_text(leaf["certificate"])
+        done = subprocess.run(
+            ["openssl", "verify", "-x509_strict", "-CAfile", tmp_path / "ca.pem", tmp_path / "leaf.pem"],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_an_endpoints_identity_is_a_name_of_its_certificate(vault):
+    certificate = x509.load_pem_x509_certificate(vault["vault_ipsec_endpoints"]["b"]["certificate"].encode())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["b.example.org"]

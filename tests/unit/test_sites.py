@@ -1,0 +1,79 @@
+"""The list of sites: what is refused, and what each function role gets of it."""
+
+import pytest
+from loading import load
+
+site_filters = load("plugins/filter/sites.py")
+
+CRM = {
+    "name": "staging-crm",
+    "server_name": "staging.crm.example.org",
+    "environment": "staging",
+    "state": "live",
+    "php_version": "8.4",
+    "mail_policy": "catch",
+    "job_command": "cv api3 job.{job}",
+}
+
+
+@pytest.mark.parametrize("name", ["my crm", "../crm", "crm/../x", "", "Crm", "-crm", "crm\n", "c" * 40, "crm;id", None])
+def test_a_name_that_could_leave_its_folder_is_refused(name):
+    problems = site_filters.site_problems([CRM | {"name": name}])
+    assert len(problems) == 1
+    assert repr(name) in problems[0]
+
+
+@pytest.mark.parametrize(
+    "server_name", ["crm", "crm..org", "crm example.org", "crm.example.org/x", "*.example.org", "a\nb.org"]
+)
+def test_a_server_name_that_is_no_domain_is_refused(server_name):
+    assert site_filters.site_problems([CRM | {"server_name": server_name}])
+
+
+@pytest.mark.parametrize("docroot", ["srv/x", "/srv/../etc", '/srv/"x', "/srv/a b"])
+def test_a_docroot_that_could_break_the_vhost_is_refused(docroot):
+    assert site_filters.site_problems([CRM | {"docroot": docroot}])
+
+
+def test_two_sites_never_share_a_name_a_server_name_or_a_database():
+    twin = CRM | {"database": "one"}
+    problems = site_filters.site_problems([twin, twin])
+    assert {p.split()[0] for p in problems} == {"name", "server_name", "database"}
+
+
+def test_a_good_list_has_no_problems():
+    assert site_filters.site_problems([CRM, CRM | {"name": "crm", "server_name": "crm.example.org"}]) == []
+
+
+def test_planned_and_retired_sites_render_nothing():
+    states = [CRM | {"name": "a", "state": "planned"}, CRM | {"name": "b", "state": "retired"}, CRM]
+    assert [s["name"] for s in site_filters.live_sites(states)] == ["staging-crm"]
+
+
+def test_what_the_inventory_gives_wins_over_what_follows_from_the_name():
+    (derived,) = site_filters.live_sites([CRM])
+    assert (derived["database"], derived["socket"]) == ("staging_crm", "/run/php/staging-crm.sock")
+    (given,) = site_filters.live_sites([CRM | {"docroot": "/usr/share/x"}])
+    assert given["docroot"] == "/usr/share/x"
+
+
+def test_every_live_site_has_its_own_uid_pool_database_mailbox_and_cache():
+    live = site_filters.live_sites([CRM, CRM | {"name": "crm", "server_name": "crm.example.org"}])
+    secrets = {s["name"]: {"database_password": "d", "mailbox_password_hash": "h"} for s in live}
+    for made in (
+        site_filters.site_pools(live, 5, 128),
+        site_filters.site_databases(live, secrets),
+        site_filters.site_cache_instances(live, 64),
+        site_filters.site_mail(live),
+        site_filters.site_mailboxes(live, secrets),
+    ):
+        assert len({m["name"] for m in made}) == 2
+    assert {p["user"] for p in site_filters.site_pools(live, 5, 128)} == {"crm", "staging-crm"}
+
+
+def test_jobs_need_a_command_and_name_the_job_in_it():
+    live = site_filters.live_sites([CRM, {k: v for k, v in CRM.items() if k != "job_command"} | {"name": "crm"}])
+    jobs = site_filters.site_jobs(live, [{"name": "fetch_bounces", "on_calendar": "*:0/15"}])
+    assert [(j["unit"], j["command"]) for j in jobs] == [
+        ("civicrm-staging-crm-fetch-bounces", "cv api3 job.fetch_bounces")
+    ]
