@@ -9,7 +9,7 @@ from test_mass_mailing import ledger, newsletter, run_job
 
 def folder_counts(crm_int, site: str = "crm") -> dict[str, int]:
     """Messages per folder of a site's mailbox."""
-    out = crm_int.check_output(f"doveadm mailbox status -u {site} messages '*'")
+    out = crm_int.check_output(f"doveadm mailbox status -u {site} messages INBOX 'INBOX*'")
     return {line.split(" messages=")[0]: int(line.split("messages=")[1]) for line in out.splitlines()}
 
 
@@ -43,13 +43,10 @@ def test_user_unknown_puts_the_contact_on_hold_and_the_next_mailing_skips_him(cr
 @pytest.mark.mutates
 def test_a_bounce_is_counted_once(crm_int):
     """The processed message has left the inbox: another run of the job finds nothing (S26)."""
-    count = "lab-civicrm-api MailingEventBounce getcount"
-    bounces = crm_int.run(count)
     query = "mariadb -NBe 'SELECT COUNT(*) FROM crm.civicrm_mailing_event_bounce'"
     before = crm_int.check_output(query)
     run_job(crm_int, "fetch-bounces")
     assert crm_int.check_output(query) == before
-    assert bounces is not None
 
 
 @pytest.mark.mutates
@@ -84,8 +81,8 @@ def test_the_world_may_write_to_the_contracts_addresses_and_to_nobody_else(world
         "civicrm+b.2936.7009506.26d7b951968ebe4b@crm.torproject.test",
         "civicrm+u.1.2.0123456789abcdef@staging.crm.torproject.test",
         "civicrm+o.1.2.0123456789ghijkl@test.crm.torproject.test",
-        "postmaster@torproject.test",
-        "abuse@torproject.test",
+        "postmaster@crm.torproject.test",
+        "abuse@crm-int-01.torproject.test",
     ):
         done = world.run(f"{server} '{accepted}'")
         assert done.rc == 0, (accepted, done.stdout)
@@ -161,4 +158,4 @@ def test_a_killed_daemon_comes_back(crm_int, eventually, unit):
         within=60,
     )
     if unit == "postfix":
-        eventually(lambda: crm_int.run("exec 3<>/dev/tcp/127.0.0.1/25 && head -c 3 <&3").rc == 0)
+        eventually(lambda: crm_int.run("bash -c 'exec 3<>/dev/tcp/127.0.0.1/25; head -c 3 <&3'").stdout == "220")

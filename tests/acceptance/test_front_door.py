@@ -101,7 +101,7 @@ def test_each_site_runs_php_as_its_own_user(browse, front_door, crm_int, crm_ext
     try:
         status, answer = browse(f"https://{server_name}/acceptance-probe.php", user=front_door)
         assert status == 200, answer
-        uid, sapi, _version = json.loads(answer.rsplit("\n", 1)[-1])
+        uid, sapi, _version = json.loads(answer.strip().rsplit("\n", 1)[-1])
     finally:
         host.check_output(f"rm {probe}")
     assert (host.user(name).uid, "fpm-fcgi") == (uid, sapi)
@@ -114,14 +114,14 @@ def test_sites_without_an_application_show_their_health(browse, front_door):
     for name in ("staging-crm", "test-crm"):
         status, answer = browse(f"https://{CRM_SITES[name]}/", user=front_door)
         assert status == 200
-        assert json.loads(answer.rsplit("\n", 1)[-1])["site"] == name
+        assert json.loads(answer.strip().rsplit("\n", 1)[-1])["site"] == name
 
 
 def test_the_live_donation_apis_answer_and_the_planned_ones_do_not(browse, crm_ext):
     """Six names are defined; the three that are not live yet render nothing (S5)."""
     for name, server_name in LIVE_APIS.items():
         status, answer = browse(f"https://{server_name}/")
-        assert (status, json.loads(answer.rsplit("\n", 1)[-1])["site"]) == (200, name)
+        assert (status, json.loads(answer.strip().rsplit("\n", 1)[-1])["site"]) == (200, name)
     for server_name in PLANNED_APIS:
         status, _ = browse(f"https://{server_name}/", insecure="")
         assert status == 404, server_name

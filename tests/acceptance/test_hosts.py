@@ -19,7 +19,7 @@ def test_names_are_resolved_by_the_hosts_own_resolver(request, name):
     """No other program's queries leave the host."""
     host = request.getfixturevalue(name)
     assert "nameserver 127.0.0.1" in host.file("/etc/resolv.conf").content_string
-    assert host.addr("crm-ext-01.torproject.test").ipv4_addresses == ["198.51.100.12"]
+    assert host.addr("mx.accepting.test").ipv4_addresses == ["198.51.100.21"]
     listening = host.check_output("ss -Hlnut 'sport = :53'")
     assert all(line.split()[4].startswith(("127.", "[::1]")) for line in listening.splitlines()), listening
 
@@ -75,7 +75,7 @@ def test_system_mail_reaches_a_human(request, world, eventually, name, user):
 
     def arrived():
         ledger = json.loads(world.check_output("fake-provider ledger --recipient oncall@accepting.test") or "[]")
-        return any(marker in world.file(entry["file"]).content_string for entry in ledger if entry.get("file"))
+        return any(marker in world.file(entry["message"]).content_string for entry in ledger if entry["message"])
 
     eventually(arrived, within=60)
 

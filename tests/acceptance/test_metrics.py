@@ -61,8 +61,6 @@ def test_what_is_refused_is_counted_by_code(counted):
             "from=<> to=<x@crm.example.org> proto=ESMTP helo=<y>",
             f"{RFC3339} crm-int-01 postfix/cleanup[1]: 4jW8WD6NjJzDSVp: message-id=<a@b>",
             f"{RFC3339} crm-int-01 postfix/qmgr[1]: 4jW8WD6NjJzDSVp: removed",
-            f"{RFC3339} crm-int-01 postfix/tlsproxy[1]: Untrusted TLS connection established to "
-            "mx.example.test[192.0.2.1]:25: TLSv1.3 with cipher TLS_AES_256_GCM_SHA384 (256/256 bits)",
         ]
     )
     assert found == {
@@ -70,8 +68,20 @@ def test_what_is_refused_is_counted_by_code(counted):
         'postfix_smtpd_messages_rejected{code="550",postfix_instance="postfix"} 1',
         'postfix_cleanup_messages_processed{postfix_instance="postfix"} 1',
         'postfix_qmgr_messages_removed{postfix_instance="postfix"} 1',
-        'postfix_smtp_tls_connections{postfix_instance="postfix",protocol="TLSv1.3",trust="Untrusted"} 1',
     }
+
+
+def test_a_handshake_is_counted_once_though_two_services_log_it(counted):
+    handshake = (
+        "Untrusted TLS connection established to mx.example.test[192.0.2.1]:25: TLSv1.3 with cipher X (256/256 bits)"
+    )
+    assert counted(
+        [
+            f"{RFC3339} crm-int-01 postfix/tlsproxy[1]: {handshake}",
+            f"{RFC3339} crm-int-01 postfix-gmail/smtp[2]: {handshake}",
+            f"{RFC3339} crm-int-01 postfix-gmail/smtp[2]: {handshake.replace('established', 'reused')}",
+        ]
+    ) == {'postfix_smtp_tls_connections{postfix_instance="postfix-gmail",protocol="TLSv1.3",trust="Untrusted"} 1'}
 
 
 def test_a_line_that_only_quotes_a_delivery_counts_nothing(counted):
