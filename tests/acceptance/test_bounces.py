@@ -4,18 +4,7 @@ import json
 import time
 
 import pytest
-from test_mass_mailing import ledger, newsletter, run_job
-
-
-def folder_counts(crm_int, site: str = "crm") -> dict[str, int]:
-    """Messages per folder of a site's mailbox."""
-    out = crm_int.check_output(f"doveadm mailbox status -u {site} messages INBOX 'INBOX*'")
-    return {line.split(" messages=")[0]: int(line.split("messages=")[1]) for line in out.splitlines()}
-
-
-def contact(crm_int, address: str) -> dict:
-    (found,) = newsletter(crm_int, f"show {address}")["contacts"]
-    return found
+from newsletters import contact, folder_counts, ledger, newsletter, run_job
 
 
 @pytest.mark.mutates

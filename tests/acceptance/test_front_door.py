@@ -39,7 +39,7 @@ def test_the_first_password_leads_to_the_sites_own_login(browse, front_door):
 def test_both_passwords_lead_in(browse, front_door, vault):
     """With the site's own password behind the front door's, CiviCRM's dashboard answers (S10)."""
     login = {
-        "cookie-jar": "/tmp/lab-cookies",  # noqa: S108  (on the container that plays the outside)
+        "cookie-jar": "/tmp/lab-cookies",
         "cookie": "wordpress_test_cookie=WP+Cookie+check",
         "data-urlencode": "pwd=" + vault["vault_sites"]["crm"]["admin_password"],
         "data": "log=admin&testcookie=1",
@@ -47,7 +47,7 @@ def test_both_passwords_lead_in(browse, front_door, vault):
     status, answer = browse(f"https://{CRM_SITES['crm']}/wp-login.php", user=front_door, **login)
     assert status == 302, answer
     url = f"https://{CRM_SITES['crm']}/wp-admin/admin.php?page=CiviCRM"
-    status, answer = browse(url, user=front_door, cookie="/tmp/lab-cookies")  # noqa: S108
+    status, answer = browse(url, user=front_door, cookie="/tmp/lab-cookies")
     assert status == 200
     assert "crm-container" in answer
 
@@ -68,10 +68,8 @@ def test_the_hosts_own_credential_opens_no_front_door(browse, vault):
 
 
 def test_int_answers_only_the_front_door(browse, crm_ext, ops, front_door):
-    """int's Apache demands ext's credential and ext's address; ops is a peer of the tunnel too and gets nowhere (S10)."""
-    options = {"resolve": f"{CRM_SITES['crm']}:443:10.77.0.11", "insecure": "true"}
-    options["cacert"] = "/etc/ssl/certs/ca-certificates.crt"
-    del options["insecure"]
+    """int's Apache demands ext's credential and its address; ops is a peer of the tunnel and gets nowhere (S10)."""
+    options = {"resolve": f"{CRM_SITES['crm']}:443:10.77.0.11", "cacert": "/etc/ssl/certs/ca-certificates.crt"}
     status, _ = browse(f"https://{CRM_SITES['crm']}/", host=crm_ext, user=front_door, **options)
     assert status == 401, "a person's password must not be enough at int"
     status, _ = browse(f"https://{CRM_SITES['crm']}/", host=ops, connect_timeout="5", **options)

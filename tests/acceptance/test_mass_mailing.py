@@ -6,22 +6,9 @@ import re
 import time
 
 import pytest
+from newsletters import ledger, newsletter, run_job
 
 VERP = re.compile(r"civicrm\+b\.\d+\.\d+\.[0-9a-f]{16}@crm\.torproject\.test")
-
-
-def run_job(crm_int, name: str) -> None:
-    """Run one of CiviCRM's jobs as its timer would; fails when CiviCRM says that the job failed."""
-    crm_int.check_output(f"systemctl start civicrm-crm-{name}.service")
-
-
-def newsletter(crm_int, command: str) -> dict:
-    return json.loads(crm_int.check_output(f"lab-newsletter {command}"))
-
-
-def ledger(world, **filters: str) -> list[dict]:
-    options = " ".join(f"--{name} '{value}'" for name, value in filters.items())
-    return json.loads(world.check_output(f"fake-provider ledger {options}"))
 
 
 def unique(prefix: str) -> str:
@@ -159,7 +146,8 @@ def test_a_job_that_fails_is_a_failed_unit(crm_int, eventually):
 def test_staging_cannot_send(crm_int):
     """The first form of the mail policy: a site that is not for real people may not submit mail at all."""
     done = crm_int.run(
-        "printf 'Subject: x\\n\\nx\\n' | runuser -u staging-crm -- /usr/sbin/sendmail -f a@crm.torproject.test ada@accepting.test"
+        "printf 'Subject: x\\n\\nx\\n' | "
+        "runuser -u staging-crm -- /usr/sbin/sendmail -f a@crm.torproject.test ada@accepting.test"
     )
     assert done.rc != 0
     assert "not allowed" in done.stderr + done.stdout or done.rc == 69

@@ -21,8 +21,10 @@ def tracked(pattern: str) -> list[Path]:
     return [ROOT / line for line in done.stdout.splitlines() if (ROOT / line).is_file()]
 
 
-def specification(role: Path) -> dict:
-    return yaml.safe_load((role / "meta/argument_specs.yml").read_text())["argument_specs"]["main"]
+def options_of(role: Path) -> dict:
+    """Options of all entry points of a role."""
+    entries = yaml.safe_load((role / "meta/argument_specs.yml").read_text())["argument_specs"]
+    return {name: option for entry in entries.values() for name, option in entry.get("options", {}).items()}
 
 
 def defaults(role: Path) -> dict:
@@ -33,7 +35,7 @@ def defaults(role: Path) -> dict:
 @pytest.mark.parametrize("role", ROLES, ids=lambda r: r.name)
 def test_defaults_and_required_options_are_the_specification(role):
     """Every variable has a type, and every typed variable a default or the word required."""
-    options = specification(role).get("options", {})
+    options = options_of(role)
     required = {name for name, option in options.items() if option.get("required")}
     assert set(defaults(role)) | required == set(options)
     assert not set(defaults(role)) & required
@@ -50,14 +52,14 @@ def test_specifications_are_complete(role):
             assert option.get("type"), name
             walk(option.get("options", {}))
 
-    walk(specification(role).get("options", {}))
-    assert all(name.startswith(f"{role.name}_") for name in specification(role).get("options", {}))
+    walk(options_of(role))
+    assert all(name.startswith(f"{role.name}_") for name in options_of(role))
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda r: r.name)
 def test_every_role_has_a_readme_that_promises(role):
     text = (role / "README.md").read_text()
-    for part in ("**Promise.**", "**Owns**", "**Check.**", "**Undo.**", f"ansible-doc -t role -r"):
+    for part in ("**Promise.**", "**Owns**", "**Check.**", "**Undo.**", "ansible-doc -t role -r"):
         assert part in text, part
 
 
@@ -87,15 +89,23 @@ def test_a_role_reads_only_its_own_variables(role):
 def test_templates_say_who_manages_them_and_what_they_decide(template):
     """Line 1 says that Ansible owns the file; the next says what it decides and which variable to edit."""
     head = template.read_text().splitlines()[:4]
-    if "cms" in template.parts:
-        return  # included in a file that has the header
-    assert any("ansible_managed" in line for line in head), head
-    assert any(re.search(r"Decides|Stands where", line) for line in head), head
+    if "cms" in template.parts or template.name.endswith(".json.j2"):
+        return  # included in a file that has the header; JSON has no comments
+    managed = next(number for number, line in enumerate(head) if "ansible_managed" in line)
+    assert re.search(r"[a-z]{3,} ", head[managed + 1]), head
 
 
 @pytest.mark.parametrize("tasks", tracked("*/tasks/*.yml"), ids=lambda p: str(p.relative_to(ROOT)))
 def test_task_files_are_short(tasks):
     assert len(tasks.read_text().splitlines()) <= 100
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda r: r.name)
+def test_what_a_role_registers_is_private(role):
+    """A registered result is a host variable: the preflight would take a public one for a misspelt option."""
+    for path in role.rglob("tasks/*.yml"):
+        for name in re.findall(r"register: (\w+)", path.read_text()):
+            assert name.startswith(f"__{role.name}_"), f"{path.relative_to(ROOT)}: {name}"
 
 
 @pytest.mark.parametrize("name", INVENTORIES)

@@ -1,0 +1,83 @@
+"""What the stores keep and from whom: MariaDB and Redis (S6, the first form of S7)."""
+
+import pytest
+
+SITES = {"crm": "crm", "staging-crm": "staging_crm", "test-crm": "test_crm"}
+
+
+def sql(crm_int, user: str, password: str, statement: str, database: str = ""):
+    """Run a statement as a database user; the password goes by standard input."""
+    return crm_int.run(
+        f"printf '[client]\\nuser={user}\\npassword={password}\\n' | "
+        f'mariadb --defaults-extra-file=/dev/stdin -NBe "{statement}" {database}'
+    )
+
+
+def test_mariadb_listens_on_its_socket_only(crm_int):
+    """No port, not even on loopback: a site's user needs the socket and its password (S6)."""
+    assert "mariadbd" not in crm_int.check_output("ss -Hlntp")
+    assert crm_int.check_output("mariadb -NBe 'SELECT @@skip_networking'") == "1"
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_each_sites_user_reads_only_its_own_database(crm_int, vault, site):
+    """Staging's credentials, once leaked, must open nothing of production (S6)."""
+    user = SITES[site]
+    password = vault["vault_sites"][site]["database_password"]
+    done = sql(crm_int, user, password, "SHOW DATABASES")
+    assert set(done.stdout.split()) == {user, "information_schema"}
+    for other in set(SITES.values()) - {user}:
+        assert "denied" in sql(crm_int, user, password, "SHOW TABLES", other).stderr
+    for statement in ("SELECT * FROM mysql.user", "SELECT LOAD_FILE('/etc/passwd') INTO OUTFILE '/tmp/x'"):
+        assert "denied" in sql(crm_int, user, password, statement).stderr
+    assert "denied" in sql(crm_int, user, "wrong", "SELECT 1").stderr
+
+
+def test_what_mariadb_says_of_itself(crm_int):
+    """utf8mb4 for all names, a binlog to replay, a slow log to read, no acknowledged write lost (S6)."""
+    names = ["character_set_server", "log_bin", "slow_query_log", "sync_binlog"]
+    names += ["innodb_flush_log_at_trx_commit", "log_bin_trust_function_creators"]
+    values = crm_int.check_output(f"mariadb -NBe 'SELECT {','.join('@@' + n for n in names)}'")
+    assert values.split() == ["utf8mb4", "1", "1", "1", "1", "1"]
+    charsets = crm_int.check_output(
+        'mariadb -NBe "SELECT DISTINCT default_character_set_name FROM information_schema.schemata '
+        "WHERE schema_name IN ('crm', 'staging_crm', 'test_crm')\""
+    )
+    assert charsets == "utf8mb4"
+
+
+def redis(host, command: str, user: str = "", password: str = "") -> str:
+    """Ask the queue on int's inner address; the password goes by the environment, as redis-cli wants it."""
+    login = f"--user {user}" if user else ""
+    script = f"read -r REDISCLI_AUTH; export REDISCLI_AUTH; redis-cli -h 10.77.0.11 {login} --no-auth-warning {command}"
+    done = host.run(f"printf '%s\\n' '{password}' | sh -c '{script}' 2>&1")
+    return done.stdout.strip()
+
+
+def test_the_queue_answers_nobody_without_a_password(crm_int):
+    """Not even PING: the inner address is reachable from another host (S7)."""
+    assert "NOAUTH" in crm_int.run("redis-cli -h 10.77.0.11 ping").stdout
+
+
+@pytest.mark.mutates
+def test_the_writer_may_push_donations_and_nothing_else(crm_int, vault):
+    """ext is the exposed host; what it knows must not let anybody read, delete or reconfigure (S7)."""
+    writer, worker = (vault["vault_queue"][name] for name in ("writer", "worker"))
+    assert redis(crm_int, "LPUSH donations:acceptance x", "writer", writer) == "1"
+    try:
+        for command in (
+            "LRANGE donations:acceptance 0 -1", "RPOP donations:acceptance", "DEL donations:acceptance",
+            "CONFIG GET dir", "FLUSHALL", "KEYS *", "LPUSH other:key x",
+        ):  # fmt: skip
+            assert "NOPERM" in redis(crm_int, command, "writer", writer), command
+        assert redis(crm_int, "CONFIG GET appendfsync", "worker", worker).split() == ["appendfsync", "always"]
+    finally:
+        assert redis(crm_int, "DEL donations:acceptance", "worker", worker) == "1"
+
+
+def test_each_sites_cache_is_for_its_own_group(crm_int):
+    """Write access to a cache is code execution in the site: CiviCRM unserializes what it finds (S7)."""
+    for owner in SITES:
+        for user in SITES:
+            done = crm_int.run(f"runuser -u {user} -- redis-cli -s /run/redis-cache-{owner}/redis.sock ping 2>&1")
+            assert (done.stdout.strip() == "PONG") is (user == owner), (user, owner, done.stdout)
