@@ -57,6 +57,7 @@ def ansible_environment() -> dict[str, str]:
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
         "ANSIBLE_VAULT_PASSWORD_FILE": str(ROOT / ".lab" / "vault-password"),
         "ANSIBLE_NOCOLOR": "1",
+        "PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}",
     }
 
 

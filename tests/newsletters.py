@@ -9,8 +9,15 @@ from testinfra.host import Host
 
 
 def run_job(crm_int: Host, name: str) -> None:
-    """Run one of CiviCRM's jobs as its timer would; fails when CiviCRM says that the job failed."""
-    crm_int.check_output(f"systemctl start civicrm-crm-{name}.service")
+    """Run one of CiviCRM's jobs as its timer would; fails when CiviCRM says that the job failed.
+
+    A run that the timer started before is waited for first: it may have looked too early.
+    """
+    unit = f"civicrm-crm-{name}.service"
+    crm_int.check_output(
+        f"timeout 120 sh -c 'while [ $(systemctl is-active {unit}) = activating ]; do sleep 0.2; done'; "
+        f"systemctl start {unit}"
+    )
 
 
 def newsletter(crm_int: Host, command: str) -> dict[str, Any]:

@@ -127,6 +127,9 @@ def test_imap_speaks_tls_on_loopback_only_and_knows_each_site(crm_int, vault):
     assert imap_login(crm_int, "localhost", "crm", password) == "OK"
     assert "rror" in imap_login(crm_int, "localhost", "staging-crm", password)
     assert "rror" in imap_login(crm_int, "198.51.100.11", "crm", password)
+    talk = "import socket; s = socket.create_connection(('localhost', 993), 5); s.sendall(b'a LOGIN crm x\\r\\n'); "
+    assert "OK" not in crm_int.run(f'python3 -c "{talk} s.settimeout(5); print(s.recv(99))"').stdout
+    assert crm_int.check_output("doveconf -h auth_allow_cleartext") == "no"
     listening = crm_int.check_output("ss -Hlntp | grep dovecot").splitlines()
     assert {line.split()[3] for line in listening} == {"127.0.0.1:993", "[::1]:993"}
 

@@ -4,7 +4,10 @@ import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 
+
+@pytest.mark.mutates
 def test_each_host_converges_alone_after_a_reboot_and_nothing_changes(playbook):
     """What an Ansible run finds to do on a host that was only restarted is a defect of the role that does it (S1)."""
 

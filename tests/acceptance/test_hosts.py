@@ -30,6 +30,7 @@ def test_all_four_hosts_together_need_less_than_3_gb(crm_int, crm_ext, ops, worl
     assert sum(used) / 1024 < 3000, used
 
 
+@pytest.mark.mutates
 def test_mail_cannot_leave_the_lab(world):
     """Even on a machine with internet. The positive control: another port of the same outside address answers,
     and so does port 25 once the rule is gone."""

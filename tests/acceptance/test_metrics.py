@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+import time
 
 import pytest
 
@@ -89,12 +91,52 @@ def test_a_line_that_only_quotes_a_delivery_counts_nothing(counted):
     assert counted([f"{RFC3339} crm-int-01 dovecot: imap(crm)<1>: {quoted}", "status=sent"]) == set()
 
 
+COMMAND = (
+    "curl -s localhost:3903/metrics | grep -v -e ^go_ -e '^#' -e '^mtail' -e ^process -e _tls_; postfix-queues-sizes"
+)
+
+
 def test_the_operators_command_shows_every_status_and_queue(crm_int):
-    printed = crm_int.check_output(
-        "curl -s localhost:3903/metrics | "
-        "grep -v -e ^go_ -e '^#' -e '^mtail' -e ^process -e _tls_; postfix-queues-sizes"
-    )
+    """Typed as it stands in the operators' notes; a missing line is read as "all is well" (S19)."""
+    printed = crm_int.check_output(COMMAND)
     for status in ("sent", "deferred", "bounced"):
         assert f'postfix_smtp_deliveries{{postfix_instance="postfix",status="{status}"}} ' in printed
     for queue in ("active", "bounce", "corrupt", "deferred", "flush", "hold", "incoming", "maildrop"):
         assert f'postfix_queue_length{{postfix_instance="postfix",queue="{queue}"}} ' in printed
+
+
+def statuses(crm_int) -> dict[str, int]:
+    """Deliveries by status through Postfix's default transport, as the operator's command shows them."""
+    pattern = r'^postfix_smtp_deliveries{postfix_instance="postfix",status="(\w+)"} (\d+)$'
+    return {status: int(n) for status, n in re.findall(pattern, crm_int.check_output(COMMAND), re.M)}
+
+
+@pytest.mark.mutates
+def test_three_sent_two_deferred_one_bounced(crm_int, eventually):
+    """Real mail, real answers: three accepted, two to a provider that is away, one unknown user (S19)."""
+    before = statuses(crm_int)
+    stamp = time.time_ns()
+    recipients = [f"m{n}-{stamp}@refusing.test" for n in range(3)] + [f"m{n}-{stamp}@dead.test" for n in range(2)]
+    for recipient in [*recipients, "nobody@refusing.test"]:
+        crm_int.check_output(f"printf 'Subject: x\\n\\nx\\n' | /usr/sbin/sendmail -f root {recipient}")
+
+    def counted() -> bool:
+        now = statuses(crm_int)
+        return {s: now[s] - before[s] for s in now} == {"sent": 3, "deferred": 2, "bounced": 1}
+
+    try:
+        eventually(counted)
+        queue = crm_int.check_output(COMMAND)
+        assert re.search(r'postfix_queue_length{postfix_instance="postfix",queue="deferred"} [2-9]', queue)
+    finally:
+        crm_int.check_output(
+            "postqueue -j | jq -r 'select(.recipients[].address | endswith(\"@dead.test\")).queue_id' | postsuper -d -"
+        )
+
+
+def test_the_metrics_are_for_monitoring_alone(crm_int, crm_ext, ops, world):
+    """Not reachable from outside, nor from the other host; ops reads them through the tunnel (S19)."""
+    assert "postfix_smtp_deliveries" in ops.check_output("curl -s --max-time 10 http://10.77.0.11:3903/metrics")
+    assert world.run("nc -z -w 3 crm-int-01.torproject.test 25").rc == 0, "the positive control"
+    assert world.run("nc -z -w 3 crm-int-01.torproject.test 3903").rc != 0
+    assert crm_ext.run("curl -s --max-time 3 http://10.77.0.11:3903/metrics").rc != 0

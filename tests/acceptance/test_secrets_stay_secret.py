@@ -47,7 +47,7 @@ def test_ansible_shows_no_secret_at_vvv_diff(needles, name):
     """Logs of runs are kept, mailed and pasted into tickets."""
     text = (LOGS / name).read_text()
     if name == "default-converge.log":
-        assert "--- before" in text, "the run was not made with --diff"
+        assert "--- before" in text, "the run was not made with --diff: only make test does that"
         assert re.search(r"SSH: EXEC", text), "the run was not made with -vvv"
     assert leaks(needles, text) == []
 

@@ -298,6 +298,17 @@ def test_what_the_snapshot_lacks_cannot_be_restored(lab, capsys):
     assert "has no other; it has crm, staging_crm" in capsys.readouterr().err
 
 
+def test_an_emptied_database_does_not_follow_a_full_one(lab, capsys):
+    """A rebuilt host whose timer runs before the restore must not make an empty snapshot the newest."""
+    assert lab.run("run") == 0
+    (lab.server / "crm").write_text("")
+    assert lab.run("run") == 1
+    assert "database crm is empty here but has 2 tables" in capsys.readouterr().err
+    assert len(lab.snapshots()) == 1
+    assert lab.run("run", "--allow-empty") == 0
+    assert len(lab.snapshots()) == 2
+
+
 def test_two_at_once_are_refused(lab, capsys):
     lab.state.mkdir()
     with tool.exclusive(tool.Config.load(lab.config)):

@@ -1,0 +1,320 @@
+"""A mistake of the operator is said in one clear line before anything changes.
+
+The real playbooks run on copies of the lab's inventory, one mistake each. ssh is a fake that leaves a note, so a
+contact with any host would show; podman, ip and nft are fakes too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from loading import ROOT
+
+VAULT = "group_vars/all/vault.yml"
+NETWORK = "192.0.2"  # TEST-NET-1: nobody answers
+
+
+@dataclass
+class Run:
+    """What a playbook left behind."""
+
+    rc: int
+    output: str
+    contacted: bool
+
+    @property
+    def errors(self) -> list[str]:
+        """The first line of each error, as Ansible shows it on top, without its own words before it."""
+        lead = r"^\[ERROR\]: (?:Task failed: Action failed: |Error processing keyword 'hosts': )?(.*)$"
+        return re.findall(lead, self.output, re.MULTILINE)
+
+    @property
+    def fatal_messages(self) -> list[str]:
+        """The msg of each host's fatal block."""
+        blocks = re.findall(r"^fatal: \[.*?\]: .*=> \n((?:    .*\n)+)", self.output, re.MULTILINE)
+        return [yaml.safe_load(block)["msg"] for block in blocks]
+
+
+class Installation:
+    """A copy of the lab's inventory with a password file of its own, in a folder of its own."""
+
+    def __init__(self, folder: Path, original: Path) -> None:
+        self.folder = folder
+        self.inventory = folder / "inventory"
+        self.password_file: Path | None = folder / "password"
+        shutil.copytree(original, self.inventory, ignore=shutil.ignore_patterns("vault.yml"))
+        self.password_file.write_text("a password of this test\n")
+        ssh = folder / "ssh"
+        ssh.write_text(f"#!/bin/sh\necho \"$@\" >>'{folder}/contacted'\nexit 255\n")
+        ssh.chmod(0o755)
+
+    @property
+    def vault(self) -> Path:
+        return self.inventory / VAULT
+
+    def play(self, playbook: str, *options: str, inventory: Path | None = None) -> Run:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("ANSIBLE_")} | {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_SSH_EXECUTABLE": str(self.folder / "ssh"),
+            "ANSIBLE_LOCAL_TEMP": str(self.folder / "tmp"),
+            "LAB_NETWORK": NETWORK,
+        }
+        if self.password_file:
+            environment["ANSIBLE_VAULT_PASSWORD_FILE"] = str(self.password_file)
+        done = subprocess.run(
+            ["ansible-playbook", "-i", inventory or self.inventory, f"playbooks/{playbook}", *options],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+        )
+        return Run(done.returncode, done.stdout, (self.folder / "contacted").exists())
+
+    def edit(self, path: str, pattern: str, new: str, count: int = 0) -> None:
+        """Replace text in a file of the inventory; a pattern that is not there would test nothing."""
+        file = self.inventory / path
+        text, changes = re.subn(pattern, new, file.read_text(), count=count, flags=re.MULTILINE)
+        assert changes, pattern
+        file.write_text(text)
+
+    def write(self, path: str, text: str) -> None:
+        file = self.inventory / path
+        file.parent.mkdir(exist_ok=True)
+        with file.open("a") as sink:
+            sink.write(text)
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory) -> Installation:
+    """The lab's inventory without a mistake, with a vault that playbooks/secrets.yml made."""
+    made = Installation(tmp_path_factory.mktemp("good"), ROOT / "inventories" / "lab")
+    # Read from the running lab otherwise, and there need not be one.
+    made.write("host_vars/crm-int-01.yml", "backup_known_host_key: ssh-ed25519 AAAA\n")
+    run = made.play("secrets.yml", "-vvv", "--diff")
+    assert run.rc == 0, run.output
+    (made.folder / "secrets.log").write_text(run.output)
+    return made
+
+
+SITES = "group_vars/all/sites.yml"
+
+
+def name_of_second_site(name: str) -> Callable[[Installation], None]:
+    return lambda c: c.edit(SITES, r"name: staging-crm$", f"name: {json.dumps(name)}")
+
+
+# For each mistake: how it is made, and what the one line must say.
+MISTAKES: dict[str, tuple[Callable[[Installation], object], str]] = {
+    "option misspelt": (
+        lambda c: c.edit("group_vars/all/resolver.yml", "^resolver_upstreams", "resolver_upsteams"),
+        r"/inventory: misspelt variable resolver_upsteams: did you mean resolver_upstreams\?$",
+    ),
+    "prefix misspelt": (
+        lambda c: c.edit("group_vars/civicrm_int/mariadb.yml", "^mariadb_buffer", "maria_buffer"),
+        r"/inventory: misspelt variable maria_buffer_pool_mb: did you mean mariadb_buffer_pool_mb\?$",
+    ),
+    "the first variable that is looked at misspelt": (
+        lambda c: c.edit("group_vars/all/ipsec.yml", "^ipsec_endpoints", "ipsec_endpints"),
+        r"/inventory: misspelt variable ipsec_endpints: did you mean ipsec_endpoints\?$",
+    ),
+    "variable of the inventory's own misspelt": (
+        lambda c: c.edit("group_vars/all/lab.yml", "^lab_domain", "lab_domian"),
+        r"/inventory: .*\bipsec_endpoints\b.*: 'lab_domain' is undefined; is lab_domian misspelt\?$",
+    ),
+    "key of a site misspelt": (
+        lambda c: c.edit(SITES, "mail_policy", "mail_polcy", count=1),
+        r"/inventory: civicrm_int_sites\[crm\]\.mail_polcy: did you mean mail_policy\?$",
+    ),
+    "key of a service misspelt": (
+        lambda c: c.write(
+            "group_vars/all/firewall.yml", "firewall_inbound: [{name: x, protocol: tcp, prots: [80], why: y}]\n"
+        ),
+        r"/inventory: firewall_inbound\[x\]\.prots: did you mean ports\?$",
+    ),
+    "value that is no choice": (
+        lambda c: c.edit(SITES, "cms: wordpress", "cms: joomla", count=1),
+        r"/inventory: value of cms must be one of: drupal, .*, got: joomla found in civicrm_int_sites$",
+    ),
+    "required variable missing": (
+        lambda c: c.edit("group_vars/all/firewall.yml", "^firewall_admin_sources.*\n", ""),
+        r"/inventory gives crm-\w+-01 no firewall_admin_sources: add it to group_vars; an example stands in",
+    ),
+    "vault missing": (
+        lambda c: c.vault.unlink(),
+        r"/inventory/group_vars/all/vault\.yml is missing: make it with .*playbooks/secrets\.yml.*or bring it back",
+    ),
+    "vault password wrong": (
+        lambda c: c.password_file.write_text("another\n"),
+        r"/inventory/group_vars/all/vault\.yml does not open with the password in .*/password: "
+        "set ANSIBLE_VAULT_PASSWORD_FILE",
+    ),
+    "site name with a space": (name_of_second_site("my crm"), r"list of sites: site name 'my crm': use a letter"),
+    "site name that leaves its folder": (
+        name_of_second_site("../crm"),
+        r"list of sites: site name '\.\./crm': use a letter",
+    ),
+    "site name in upper case": (name_of_second_site("Crm"), r"list of sites: site name 'Crm': .*all lower case$"),
+    "site name twice": (name_of_second_site("crm"), r"list of sites: name 'crm' stands 2 times; each site needs its"),
+    "server name twice": (
+        lambda c: c.edit(SITES, r"server_name: staging\.crm\.", "server_name: crm."),
+        r"list of sites: server_name 'crm\.torproject\.test' stands 2 times; each site needs its own$",
+    ),
+    "variables for an unknown host": (
+        lambda c: c.write("host_vars/crm-int-09.yml", "ansible_user: root\n"),
+        r"/inventory: host_vars/crm-int-09\.yml is for a host that hosts\.yml does not name$",
+    ),
+    "host without a place on the private link": (
+        lambda c: (
+            c.edit("hosts.yml", r"crm-int-01:", "crm-int-02:")
+            or c.edit(
+                "group_vars/civicrm_int/backup.yml", r"^backup_(ssh_private|known_host)_key: .*", r"backup_\1_key: x"
+            )
+            or (c.inventory / "host_vars/crm-int-01.yml").unlink()
+        ),
+        r"^ipsec_endpoints has no entry for crm-int-02, .*: add its addresses, or remove the host$",
+    ),
+    "groups misspelt": (
+        lambda c: c.edit("hosts.yml", r"civicrm_(int|ext):", r"civi_crm_\1:"),
+        r"/inventory names no host in the groups civicrm_int and civicrm_ext: correct the groups in hosts\.yml",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def runs(good, tmp_path_factory) -> dict[str, Run]:
+    """Every mistake through playbooks/site.yml, as many at once as there are cores."""
+
+    def run(name: str) -> Run:
+        copy = Installation(tmp_path_factory.mktemp("bad"), good.inventory)
+        shutil.copy(good.vault, copy.vault)
+        MISTAKES[name][0](copy)
+        return copy.play("site.yml")
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(MISTAKES, pool.map(run, MISTAKES), strict=True))
+
+
+def assert_refused(run: Run, message: str) -> None:
+    """Refused with one line that says `message`, before any host was reached."""
+    assert run.rc != 0
+    assert not run.contacted
+    assert not re.search(r"Gathering Facts|UNREACHABLE|^changed:|changed=[1-9]|Traceback", run.output, re.MULTILINE)
+    # The same line may stand for each host, never two different mistakes for one.
+    assert run.errors, run.output
+    assert all(re.search(message, line) for line in run.errors), run.errors
+    assert all(re.search(message, text) for text in run.fatal_messages), run.fatal_messages
+    assert len(run.output.splitlines()) <= 60, "the line drowns"
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_the_inventory_is_said_before_a_host_is_reached(runs, mistake):
+    assert_refused(runs[mistake], MISTAKES[mistake][1])
+
+
+def test_the_refusal_stands_in_each_hosts_fatal_message(runs):
+    """Where a task fails, whoever reads only the fatal block learns the same as at the top."""
+    before_the_first_task = {"vault password wrong", "groups misspelt"}
+    assert {name for name, run in runs.items() if not run.fatal_messages} == before_the_first_task
+
+
+def test_an_inventory_without_a_mistake_passes_and_no_host_is_reached(good):
+    run = good.play("preflight.yml", "-vvv", "--diff")
+    (good.folder / "preflight.log").write_text(run.output)
+    assert run.rc == 0, run.output
+    assert not run.contacted
+    assert set(re.findall(r"^(\S+) +: ok=", run.output, re.MULTILINE)) == {"crm-int-01", "crm-ext-01"}
+
+
+def test_a_contact_with_a_host_would_show(good, tmp_path):
+    """The control of all tests here: without a mistake the next step is ssh, and the fake notes it."""
+    copy = Installation(tmp_path / "copy", good.inventory)
+    shutil.copy(good.vault, copy.vault)
+    run = copy.play("site.yml")
+    assert run.contacted
+    assert "UNREACHABLE" in run.output
+
+
+@pytest.mark.parametrize("playbook", ["site.yml", "secrets.yml", "restore.yml"])
+def test_the_worked_example_names_live_hosts_and_is_refused(tmp_path, playbook):
+    copy = Installation(tmp_path / "copy", ROOT / "inventories" / "torproject")
+    assert_refused(
+        copy.play(playbook),
+        r"/inventory is a worked example that names live hosts: copy it, .*delete its group_vars/all/example\.yml$",
+    )
+    assert not copy.vault.exists()
+
+
+def test_an_inventory_that_is_not_there_is_refused(good):
+    run = good.play("site.yml", inventory=good.folder / "nowhere")
+    assert_refused(run, r"inventory source .*/nowhere")
+
+
+def secrets_of(value: object) -> list[str]:
+    """Every text in a vault that is long enough to be found by accident nowhere."""
+    if isinstance(value, dict):
+        return [text for item in value.values() for text in secrets_of(item)]
+    # Certificates are public and names are not secret; a key's lines are looked for one by one.
+    lines = [line for line in str(value).splitlines() if "-----" not in line]
+    return [] if "CERTIFICATE" in str(value) else [line for line in lines if len(line) > 20]
+
+
+def test_secrets_made_twice_are_the_same_and_never_shown(good):
+    """P18: what made the vault and what checked the inventory ran with -vvv --diff."""
+    password = good.password_file
+    shown = subprocess.run(
+        ["ansible-vault", "view", "--vault-password-file", password, good.vault],
+        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    secrets = secrets_of(yaml.safe_load(shown))
+    assert len(secrets) > 30
+    before = hashlib.sha256(good.vault.read_bytes()).hexdigest()
+    again = good.play("secrets.yml", "-vvv", "--diff")
+    assert again.rc == 0, again.output
+    assert hashlib.sha256(good.vault.read_bytes()).hexdigest() == before
+    first = (good.folder / "secrets.log").read_text()
+    assert "Write the vault" in first
+    for log in (first, again.output, (good.folder / "preflight.log").read_text()):
+        assert "TASK [" in log
+        assert [secret for secret in secrets if secret in log] == []
+
+
+@pytest.mark.parametrize(
+    ("password_file", "message"),
+    [
+        (None, r"ANSIBLE_VAULT_PASSWORD_FILE names no file: write one long random line into a file"),
+        (Path("/nonexistent/password"), r"The vault password file /nonexistent/password was not found"),
+    ],
+    ids=["not given", "not there"],
+)
+def test_secrets_need_a_password_file(tmp_path, password_file, message):
+    copy = Installation(tmp_path / "copy", ROOT / "inventories" / "lab")
+    copy.password_file = password_file
+    assert_refused(copy.play("secrets.yml"), message)
+    assert not copy.vault.exists()
+
+
+def test_secrets_never_overwrite_a_vault_that_does_not_open(good, tmp_path):
+    copy = Installation(tmp_path / "copy", good.inventory)
+    shutil.copy(good.vault, copy.vault)
+    copy.password_file.write_text("another\n")
+    assert_refused(copy.play("secrets.yml"), "Decryption failed")
+    assert copy.vault.read_bytes() == good.vault.read_bytes()
