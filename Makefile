@@ -41,8 +41,8 @@ test: check ## everything: check, then each scenario from destroyed hosts
 	@$(LAB) lab/bin/lab test $(SCENARIOS)
 
 .PHONY: bench
-bench: setup ## measure into docs/benchmarks.md; destroys and makes the hosts
-	@$(LAB) python3 bench/run.py
+bench: ## measure into docs/benchmarks.md; cleans and makes the lab twice
+	@python3 bench/run.py
 
 .PHONY: clean
 clean: ## remove hosts, network, images, state and .venv

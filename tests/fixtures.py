@@ -56,7 +56,8 @@ def ansible_environment() -> dict[str, str]:
     return dict(os.environ) | {
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
         "ANSIBLE_VAULT_PASSWORD_FILE": str(ROOT / ".lab" / "vault-password"),
-        "ANSIBLE_NOCOLOR": "1",
+        "ANSIBLE_FORCE_COLOR": "false",
+        "ANSIBLE_NOCOLOR": "true",
         "PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}",
     }
 

@@ -166,7 +166,7 @@ def test_every_test_says_something():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
                 body = ast.unparse(node)
-                assert re.search(r"\bassert\b|eventually\(|pytest\.raises|check_output\(", body), f"{path}: {node.name}"
+                assert re.search(r"\bassert|eventually\(|pytest\.raises|check_output\(", body), f"{path}: {node.name}"
 
 
 def test_pins_cover_what_is_required():

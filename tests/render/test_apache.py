@@ -1,0 +1,103 @@
+"""Apache's configuration as its operator gets it, before any site."""
+
+import re
+
+import pytest
+
+
+@pytest.fixture
+def apache(render):
+    """Render a template of the role with an address of each family."""
+
+    def _render(template: str, **variables):
+        return render(
+            "apache",
+            template,
+            **{
+                "apache_listen": ["192.0.2.5:443", "[2001:db8::5]:443"],
+                "apache_default_certificate_file": "/etc/ssl/civicrm/host.pem",
+            }
+            | variables,
+        )
+
+    return _render
+
+
+def test_it_listens_on_the_given_addresses_and_nowhere_else(apache):
+    """A service on an inner address must not answer on the outer one as well."""
+    assert re.findall(r"^Listen (.*)$", apache("etc/apache2/ports.conf"), re.MULTILINE) == [
+        "192.0.2.5:443",
+        "[2001:db8::5]:443",
+    ]
+
+
+def test_port_80_only_redirects_and_only_where_it_is_asked_for(apache):
+    assert "Listen 80\n" in apache("etc/apache2/ports.conf", apache_redirect_enabled=True)
+    assert ":80" not in apache("etc/apache2/sites-available/000-unknown.conf")
+    unknown = apache("etc/apache2/sites-available/000-unknown.conf", apache_redirect_enabled=True)
+    plain = unknown[unknown.index("<VirtualHost *:80>") :]
+    assert "RewriteRule ^ https://%{HTTP_HOST}%{REQUEST_URI} [R=308,L]" in plain
+    assert "DocumentRoot" not in unknown
+    assert "Proxy" not in unknown
+
+
+def test_an_unknown_name_gets_404_on_every_listener(apache):
+    """First in the alphabet: without it the first site would answer to any name."""
+    unknown = apache("etc/apache2/sites-available/000-unknown.conf")
+    assert "<VirtualHost 192.0.2.5:443 [2001:db8::5]:443>" in unknown
+    assert "Redirect 404 /\n" in unknown
+    assert "SSLCertificateFile /etc/ssl/civicrm/host.pem" in unknown
+
+
+def test_nothing_is_served_unless_a_site_says_so(apache):
+    text = apache("etc/apache2/conf-available/civicrm.conf")
+    root = re.search(r"<Directory />(.*?)</Directory>", text, re.DOTALL)[1]
+    assert "Require all denied" in root
+    assert "AllowOverride None" in root
+
+
+@pytest.mark.parametrize(
+    ("path", "denied"),
+    [
+        ("/.git/config", True),
+        ("/.env", True),
+        ("/sites/.htaccess", True),
+        ("/dump.sql", True),
+        ("/index.php~", True),
+        ("/index.php.bak", True),
+        ("/.well-known/acme-challenge/x", False),
+        ("/index.php", False),
+        ("/civicrm/mailing/open", False),
+    ],
+)
+def test_what_is_never_content_is_denied(apache, path, denied):
+    text = apache("etc/apache2/conf-available/civicrm.conf")
+    pattern = re.search(r'<LocationMatch "(.*)">\n\s*Require all denied', text)[1]
+    assert bool(re.search(pattern, path)) is denied
+
+
+def test_only_current_tls_is_spoken(apache):
+    text = apache("etc/apache2/conf-available/civicrm.conf")
+    assert re.search(r"^SSLProtocol -all \+TLSv1\.2 \+TLSv1\.3$", text, re.MULTILINE)
+    ciphers = re.search(r"^SSLCipherSuite (.*)$", text, re.MULTILINE)[1].split(":")
+    assert ciphers
+    assert all(re.match(r"ECDHE-.*(GCM|POLY1305)", cipher) for cipher in ciphers)
+
+
+def test_sizes_are_the_given_ones(apache):
+    text = apache(
+        "etc/apache2/conf-available/civicrm.conf", apache_request_body_max_mb=2, apache_max_request_workers=75
+    )
+    assert "LimitRequestBody 2097152\n" in text
+    assert "MaxRequestWorkers 75\n" in text
+
+
+def test_no_log_line_holds_a_user_name_and_each_has_the_time_to_answer(apache):
+    text = apache("etc/apache2/conf-available/civicrm.conf")
+    form = re.search(r'^LogFormat "(.*)" civicrm$', text, re.MULTILINE)[1]
+    assert "%u" not in form
+    assert form.endswith("%D")
+
+
+def test_a_killed_apache_comes_back(apache):
+    assert "Restart=on-failure" in apache("etc/systemd/system/apache2.service.d/civicrm.conf")
