@@ -85,7 +85,7 @@ def machine() -> str:
 
 
 def page(rows: list[Measured]) -> str:
-    cold, warm = rows[0], rows[1]
+    cold = rows[0]
     lines = [
         "# Benchmarks",
         "",
@@ -111,7 +111,7 @@ def page(rows: list[Measured]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
-        base = cold if "cold" in row.name else warm
+        base = next(r for r in rows if r.name == f"stock, {row.name.split(', ')[1]}")
         lines.append(
             f"| {row.name} | {row.seconds:.0f} | {row.seconds / base.seconds:.2f} | {row.tasks} | {row.changed} "
             f"| {row.sessions} | {row.sessions / row.tasks:.2f} |"
@@ -120,15 +120,18 @@ def page(rows: list[Measured]) -> str:
 
 
 def main() -> None:
+    rows: list[Measured] = []
+
+    def add(name: str, target: str, steps: list[str], mitogen: bool) -> None:
+        rows.append(measure(name, target, steps, mitogen))
+        PAGE.write_text(page(rows))  # after each row: half an hour of measuring is not lost by a last failure
+
     run("make", "clean")
-    rows = [
-        measure("stock, cold", "lab", ["prepare", "converge"], mitogen=False),
-        measure("stock, warm", "converge", ["converge"], mitogen=False),
-        measure("mitogen, warm", "converge", ["converge"], mitogen=True),
-    ]
+    add("stock, cold", "lab", ["prepare", "converge"], mitogen=False)
+    add("stock, warm", "converge", ["converge"], mitogen=False)
+    add("mitogen, warm", "converge", ["converge"], mitogen=True)
     run("lab/bin/launch", "lab/bin/remove-hosts")
-    rows.append(measure("mitogen, cold", "lab", ["prepare", "converge"], mitogen=True))
-    PAGE.write_text(page(rows))
+    add("mitogen, cold", "lab", ["prepare", "converge"], mitogen=True)
     print(PAGE.read_text())
 
 

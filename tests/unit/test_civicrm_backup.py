@@ -36,6 +36,14 @@ def load() -> ModuleType:
 tool = load()
 
 
+@pytest.fixture(autouse=True)
+def umask():
+    """The tool sets its own umask; the tests after these get theirs back."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
 @pytest.fixture
 def lab(tmp_path, monkeypatch):
     """A host with two databases and a mailbox, and a backup host: all directories."""
