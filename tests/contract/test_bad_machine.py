@@ -57,7 +57,8 @@ class Machine:
         program = self.folder / "lab" / "bin" / command[0]
         return subprocess.run(
             [*prefix, program, *command[1:]],
-            env={"PATH": str(self.programs), "TMPDIR": str(self.folder)} | environment,
+            env={"PATH": str(self.programs), "TMPDIR": str(self.folder), "CIVICRM_LAB_RUN": str(self.folder)}
+            | environment,
             capture_output=True,
             text=True,
             timeout=30,
@@ -182,6 +183,14 @@ def test_a_free_subnet_is_made_and_loses_its_way_out_for_mail(machine):
     assert machine.run("network", "up", LAB_NETWORK="10.99.7").returncode == 0
     assert "podman network create --subnet 10.99.7.0/24 civicrm-lab" in changes(machine)
     assert re.search(r"ip saddr 10\.99\.7\.0/24 .* tcp dport { 25, 465, 587 } .*drop", "\n".join(changes(machine)))
+
+
+def test_a_bridge_that_podman_lost_is_not_in_the_way(machine):
+    """A machine that was cut off can leave the kernel's half of the network behind."""
+    with_networks(machine, {"podman": "10.88.0.0/16"}, [])
+    (machine.folder / "bridge").write_text("podman7")
+    assert machine.run("network", "up", LAB_NETWORK="10.99.7").returncode == 0
+    assert "ip link delete podman7" in changes(machine)
 
 
 def test_the_labs_own_network_is_not_in_its_own_way(machine):
