@@ -8,6 +8,7 @@ loading them again. Standard library only.
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -66,7 +67,7 @@ def busy_seconds() -> float:
 
 
 def transfer(address: str) -> list[float]:
-    """Return Mbit/s, CPU milliseconds of the whole machine per Mbit, and round trips' median and p99 in milliseconds."""
+    """Return Mbit/s, CPU ms of the whole machine per Mbit, and the round trips' median and p99 in ms."""
     before = busy_seconds()
     speed = float(on_host(EXT, "python3", "-c", SOURCE, address, "throughput"))
     cpu = (busy_seconds() - before) * 1e3 / (speed * SECONDS)
@@ -118,7 +119,7 @@ class Probe(threading.Thread):
         while time.monotonic() < deadline:
             after = [moment, *(t for t in self.answers if t > moment)]
             # Well again: five seconds of answers without a gap.
-            gaps = [b for a, b in zip(after, after[1:], strict=False) if b - a > 3 * PROBE_EVERY]
+            gaps = [b for a, b in itertools.pairwise(after) if b - a > 3 * PROBE_EVERY]
             last = gaps[-1] if gaps else moment
             if after[-1] - last > 5:
                 return last - moment
@@ -132,8 +133,10 @@ def kill(host: str) -> None:
 
 def cut(seconds: int) -> None:
     """Drop everything between the two hosts' outer addresses for a while."""
-    table_text = "table inet bench_cut { chain c { type filter hook input priority -500; iifname eth0 udp dport {500,4500} drop; } }"
-    subprocess.run([LAUNCH, "podman", "exec", "-i", INT, "nft", "-f", "-"], input=table_text, text=True, check=True)
+    rules = """table inet bench_cut {
+        chain inbound { type filter hook input priority -500; iifname eth0 udp dport { 500, 4500 } drop; }
+    }"""
+    subprocess.run([LAUNCH, "podman", "exec", "-i", INT, "nft", "-f", "-"], input=rules, text=True, check=True)
     try:
         time.sleep(seconds)
     finally:
@@ -173,8 +176,8 @@ def main() -> None:
     outer = on_host(INT, "ip", "-4", "-o", "addr", "show", "eth0").split()[3].split("/")[0]
     inner = on_host(INT, "ip", "-4", "-o", "addr", "show", "lo").split("inet ")[2].split("/")[0]
     lines = [
-        "Baseline: the same TCP bytes between the same two hosts over the plain veth. The lab's kernel has no ESP, so charon",
-        "itself encrypts (user path); a kernel that can is faster than this.",
+        "Baseline: the same TCP bytes between the same two hosts over the plain veth. The lab's kernel has no ESP, so",
+        "charon itself encrypts (user path); a kernel that can is faster than this.",
         "",
         *speeds(outer, inner),
         "",
