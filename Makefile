@@ -6,8 +6,8 @@ MAKEFLAGS += --no-print-directory
 HOST ?= crm-int-01
 
 LAB := lab/bin/launch
-# Scenarios of `make test`, in this order; the first leaves its hosts to the second.
-SCENARIOS := default rebuild native_php
+# Scenarios of `make test`, in this order; the first leaves its hosts to those after it.
+SCENARIOS := default kernel_esp rebuild native_php
 
 # What `make bench` runs; the first leaves a running lab to the others.
 BENCHMARKS := converge private_link
