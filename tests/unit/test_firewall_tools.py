@@ -178,6 +178,8 @@ def test_refused_packets_are_counted_by_user(tools):
 
 
 def test_the_exported_file_is_replaced_in_one_step_and_readable(tools, tmp_path):
-    tools[1].write(tmp_path / "firewall.prom", "x 1\n")
-    assert [p.name for p in tmp_path.iterdir()] == ["firewall.prom"]
-    assert (tmp_path / "firewall.prom").stat().st_mode & 0o777 == 0o644
+    folder = tmp_path / "node-exporter"
+    for _ in range(2):
+        tools[1].write(folder / "firewall.prom", "x 1\n")
+    assert [p.name for p in folder.iterdir()] == ["firewall.prom"]
+    assert (folder / "firewall.prom").stat().st_mode & 0o777 == 0o644
