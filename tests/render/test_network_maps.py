@@ -28,6 +28,7 @@ INVENTORY = {
     "civicrm_int_front_door_addresses": ["10.77.0.12", "fd77::12"],
     "civicrm_int_monitoring_addresses": ["10.77.0.13", "fd77::13"],
     "civicrm_ext_backend_address": "10.77.0.11",
+    "civicrm_ext_monitoring_addresses": ["10.77.0.13", "fd77::13"],
     "civicrm_ext_front_door_sites": [],
     "civicrm_ext_api_sites": [{"name": "donate-api", "server_name": "donate-api.example.org"}],
 }
@@ -83,12 +84,13 @@ def test_what_comes_into_int(network):
         ("https", "@front_door"),
         ("redis", "@front_door"),
         ("mtail", "@monitoring"),
+        ("node_exporter", "@monitoring"),
     }
 
 
 def test_what_comes_into_ext(network):
     open_to_all = {(service, "anywhere") for service in ("https", "http", "ike", "esp")}
-    assert reach(network("civicrm_ext"), "in") == open_to_all
+    assert reach(network("civicrm_ext"), "in") == open_to_all | {("node_exporter", "@monitoring")}
 
 
 def test_whom_ints_sites_reach(network):
