@@ -113,7 +113,7 @@ def with_next_in_use(vault: dict[str, Any], kind: str, names: list[str]) -> dict
 
 
 def peers_to_reauthenticate(names: list[str], local: str, endpoints: list[str], managed: list[str]) -> list[str]:
-    """Return the peers to which `local` shall make new SAs: for each pair with new keys, its first managed endpoint does.
+    """Return the peers to which `local` shall make new SAs, as the first managed endpoint of a pair with new keys.
 
     names: pairs, or endpoints, that have new keys.
     """
