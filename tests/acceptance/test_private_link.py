@@ -295,7 +295,6 @@ BROKEN = {
 @pytest.mark.parametrize("broken", BROKEN)
 def test_a_broken_link_lets_nothing_through_in_clear(crm_int, crm_ext, vault, eventually, broken):
     """Fail closed: with an open road beside the tunnel, nothing inner leaves, and nobody is reached (S2)."""
-    eventually(lambda: up(crm_ext, crm_int))
     before = sum(health(crm_ext)["dropped"].values())
     with no_repairs(crm_int, crm_ext), open_road(crm_int, crm_ext), BROKEN[broken](crm_ext, crm_int, vault):
         wires = [Wire(crm_ext, outer_address(crm_int)), Wire(crm_int, outer_address(crm_ext))]
@@ -413,7 +412,6 @@ def pids(*hosts) -> list[str]:
 @pytest.mark.parametrize("event", EVENTS)
 def test_the_link_heals_without_a_hand(crm_int, crm_ext, eventually, event):
     """The aim is 5 s, in the benchmark; here it must heal at all (S2)."""
-    eventually(lambda: up(crm_ext, crm_int))
     before = pids(crm_int, crm_ext)
     EVENTS[event](crm_int, crm_ext)
     eventually(lambda: len(delivered(crm_ext, seconds=1)) == 2)
@@ -430,7 +428,6 @@ def test_the_link_heals_after_a_cut(crm_int, crm_ext, eventually):
         f"chain in {{ type filter hook input priority -300; ip saddr {ext} drop; }}; "
         f"chain out {{ type filter hook output priority -300; ip daddr {ext} drop; }}; }}"
     )
-    eventually(lambda: up(crm_ext, crm_int))
     try:
         crm_int.check_output(f"nft {shlex.quote(ruleset)}")
         end = time.monotonic() + 30
@@ -504,7 +501,6 @@ def writes_to_the_queue(crm_int, crm_ext, vault) -> Iterator[None]:
 @pytest.mark.mutates
 def test_rekeys_lose_no_write(crm_int, crm_ext, vault, eventually):
     """Twelve rekeys and reauthentications, asked for by either side, under 1,000 acknowledged writes (P17)."""
-    eventually(lambda: up(crm_ext, crm_int))
     wire = Wire(crm_ext, outer_address(crm_int))
     with writes_to_the_queue(crm_int, crm_ext, vault):
         for host, peer in ((crm_ext, "crm-int-01"), (crm_int, "crm-ext-01")) * 2:
@@ -524,7 +520,6 @@ def serial(host) -> str:
 @pytest.mark.parametrize("kind", ["ppk", "certificates"])
 def test_a_rotation_loses_no_write(crm_int, crm_ext, vault, playbook, eventually, kind):
     """New keys on all endpoints while donations come in: no error, and the old key opens nothing (P17, N26)."""
-    eventually(lambda: up(crm_ext, crm_int))
     before = serial(crm_int), serial(crm_ext)
     with writes_to_the_queue(crm_int, crm_ext, vault):
         done = playbook("playbooks/rotate_tunnel.yml", "-e", f"rotate={kind}", timeout=300)
