@@ -14,9 +14,9 @@ INVENTORY = {
     "inventory_hostname": "crm-int-01",
     "firewall_admin_sources": ["198.51.100.1"],
     "ipsec_endpoints": [
-        {"name": "crm-int-01", "outer_address": "192.0.2.11"},
-        {"name": "crm-ext-01", "outer_address": "192.0.2.12"},
-        {"name": "ops", "outer_address": "192.0.2.13"},
+        {"name": "crm-int-01", "outer_address": "192.0.2.11", "inner_ipv4": "10.77.0.11", "inner_ipv6": "fd77::11"},
+        {"name": "crm-ext-01", "outer_address": "192.0.2.12", "inner_ipv4": "10.77.0.12", "inner_ipv6": "fd77::12"},
+        {"name": "ops", "outer_address": "192.0.2.13", "inner_ipv4": "10.77.0.13", "inner_ipv6": "fd77::13"},
     ],
     "backup_target_host": "10.77.0.13",
     "civicrm_int_sites": [
