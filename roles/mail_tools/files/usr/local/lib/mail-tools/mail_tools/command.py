@@ -8,8 +8,8 @@ import pwd
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NoReturn, TypeVar
 
 DONE = 0
 FAILED = 1
@@ -18,6 +18,9 @@ INTERRUPTED = 130
 
 AGE = re.compile(r"(?P<number>\d+)(?P<unit>[smhdw]?)")
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+Thing = TypeVar("Thing")
 
 
 class Failure(Exception):
@@ -112,6 +115,17 @@ def confirm(question: str, yes: bool) -> None:
     print(f"{question} Type yes to go on: ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip() != "yes":
         raise Failure("nothing was changed")
+
+
+def counted(things: Iterable[Thing], doing: str) -> Iterator[Thing]:
+    """Pass things on, and tell the person at a terminal how many there were so far."""
+    shown = sys.stderr.isatty()
+    for number, thing in enumerate(things, 1):
+        if shown and number % 1000 == 0:
+            print(f"\r\x1b[K{doing}: {number:,}", end="", file=sys.stderr, flush=True)
+        yield thing
+    if shown:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 class Bar:

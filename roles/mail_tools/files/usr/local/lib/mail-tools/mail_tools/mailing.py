@@ -56,7 +56,7 @@ def panic(options: argparse.Namespace) -> int:
         for sweep in range(2):
             if sweep:
                 time.sleep(options.settle)
-            held += sum(postfix.hold(where, ["ALL"], queue) for where in instances for queue in OUTGOING)
+            held += sum(postfix.hold_all(where, queue) for where in instances for queue in OUTGOING)
     finally:
         for where in instances:
             forget(where)
@@ -91,10 +91,15 @@ def hold_mailings(where: Instance) -> int:
 
 
 def forget(where: Instance) -> None:
-    """Let the queue manager go on, without what is no longer there. An instance that is down has nothing to forget."""
-    postfix.go_on(where)
-    with contextlib.suppress(Failure):
-        postfix.reload(where)
+    """Let the queue manager begin anew, without what is no longer there. One that is down has nothing to forget.
+
+    The reload waits for it while it is paused, so that it offers nothing in between.
+    """
+    try:
+        with contextlib.suppress(Failure):
+            postfix.reload(where)
+    finally:
+        postfix.go_on(where)
 
 
 def resume(options: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ listing needs a running system and opens each of a hundred thousand files.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mail_tools.command import Failure, seconds
+from mail_tools.command import Failure, counted, seconds
 
 # Below this, each released message is asked for by name; above, one scan of the deferred queue is cheaper.
 ONE_BY_ONE = 50
@@ -36,7 +37,7 @@ class Instance:
 
     def parameter(self, name: str) -> str:
         """The effective value of a main.cf parameter, with what it refers to put in."""
-        return self.command("postconf", "-hx", name).strip()
+        return _parameter(self, name)
 
     @property
     def spool(self) -> str:
@@ -65,6 +66,11 @@ class Message:
     def order(self) -> tuple[int, str]:
         """Oldest first; within one second by the time in a long queue ID, whose letters sort as they count."""
         return self.arrived, self.queue_id
+
+
+@functools.cache
+def _parameter(where: Instance, name: str) -> str:
+    return where.command("postconf", "-hx", name).strip()
 
 
 def output(*command: str, text: str | None = None) -> str:
@@ -140,7 +146,7 @@ def listing(where: Instance) -> Iterator[Message]:
     except FileNotFoundError as error:
         raise Failure("postqueue is not there: is Postfix installed?") from error
     with process:
-        for line in process.stdout:
+        for line in counted(process.stdout, "reading the queue"):
             yield parse_message(line)
         complaint = process.stderr.read()
     if process.returncode != 0:
@@ -186,8 +192,14 @@ def moved(said: str, verb: str) -> int:
 
 
 def hold(where: Instance, ids: Iterable[str], *queues: str) -> int:
-    """Put messages on hold and return how many there were. "ALL" is every message in `queues`."""
+    """Put messages in `queues` on hold and return how many there were."""
     return _super(where, "-h", "Placed on hold", ids, queues)
+
+
+def hold_all(where: Instance, queue: str) -> int:
+    """Put every message in a queue on hold and return how many there were."""
+    # As an argument: on standard input ALL would be a queue ID.
+    return moved(where.command("postsuper", "-h", "ALL", queue), "Placed on hold")
 
 
 def delete(where: Instance, ids: Iterable[str], *queues: str) -> int:
