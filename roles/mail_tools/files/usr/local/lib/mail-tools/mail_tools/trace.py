@@ -170,9 +170,9 @@ def as_json(key: str, groups: list[Group]) -> str:
 
 
 def as_text(groups: list[Group]) -> str:
-    parts = []
+    parts, parents = [], {child: group.queue_id for group in groups for child in group.children}
     for group in groups:
-        origin = "".join(f", from {g.queue_id}" for g in groups if group.queue_id in g.children)
+        origin = f", from {parents[group.queue_id]}" if group.queue_id in parents else ""
         parts.append("\n".join([f"{group.queue_id}{origin}", *(f"  {line}" for line in group.lines)]))
     return "\n\n".join(parts)
 
