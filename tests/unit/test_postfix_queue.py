@@ -178,6 +178,16 @@ def test_what_an_operator_holds_during_a_state_stays_when_the_state_ends(mta, ru
     assert state.read("panic").left == {"postfix": ["B"]}
 
 
+def test_what_is_on_hold_can_be_told_to_stay(mta, run, ids):
+    """A few messages of a stopped mailing are not to go out with the rest (N3)."""
+    state.write("off", state.State(time.time(), "alice"))
+    status, said, _ = run(main, "hold", "--queue", "hold", "--id", ids["held"], "--yes")
+    assert status == 0
+    assert "put on hold: 0 messages" in said
+    assert mta.queue("hold") == {ids["held"]}
+    assert state.read("off").kept == {"postfix": [ids["held"]]}
+
+
 @pytest.mark.parametrize(
     "arguments, status, error",
     [

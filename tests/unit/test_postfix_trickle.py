@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from mail_tools import command, maillog, postfix, state, trickle
+from mail_tools import command, mailing, maillog, postfix, postfix_queue, queue_sizes, state, trace, trickle
 from mail_tools.trickle import main
 
 ANGRY = "x@mx.angry.test"
@@ -436,3 +437,23 @@ def test_every_command_starts_from_where_it_is_installed():
         )
         assert done.returncode == 0, done.stderr
         assert "Exit status" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "main",
+    [mailing.parser, postfix_queue.parser, queue_sizes.parser, trace.parser, trickle.parser],
+    ids=lambda p: p.__module__,
+)
+def test_every_option_stands_in_the_man_page(main):
+    """--help and man are the same command."""
+    made = main()
+    page = (Path(trickle.__file__).parents[3] / "share/man/man8" / f"{made.prog}.8").read_text()
+    parsers = [made]
+    for parser in parsers:
+        for action in parser._actions:
+            if isinstance(action.choices, dict):
+                parsers += action.choices.values()
+                assert all(name in page for name in action.choices)
+            for option in action.option_strings:
+                if option.startswith("--") and action.help != argparse.SUPPRESS and option != "--help":
+                    assert f"Fl {option[1:]}" in page, option

@@ -6,6 +6,7 @@
   postfix-queue release --job 2936
   postfix-queue delete --recipient 'bounce-*@example.net' --older-than 2d
 
+hold --queue hold keeps what is on hold there when `mailing on` or `mailing resume` puts back the rest.
 hold, release and delete say what they would do and ask; scripts give --yes. They print the counts before and after.
 A release of many is better made with postfix-trickle.
 
@@ -103,7 +104,7 @@ def act(action: str, found: list[Message], where: Instance) -> int:
                 f"{messages(len(old))} spent half of their lifetime and would go on hold again: see `mailing status`"
             )
         return postfix.release(where, ids, old)
-    number = postfix.hold(where, ids, *queues)
+    number = postfix.hold(where, ids, *queues) if queues != ["hold"] else 0
     state.keep(where, ids)
     if "active" in queues:
         # Else the queue manager goes on to offer them to the provider, one per turn of its pace.
@@ -114,8 +115,9 @@ def act(action: str, found: list[Message], where: Instance) -> int:
 def change(options: argparse.Namespace, selection: Selection, where: Instance) -> int:
     action = options.action
     command.need_root()
-    if selection.queue - REACH[action]:
-        raise Failure(f"{action} works on {', '.join(sorted(REACH[action]))}", command.USAGE)
+    allowed = REACH[action] | ({"hold"} if action == "hold" else set())
+    if selection.queue - allowed:
+        raise Failure(f"{action} works on {', '.join(sorted(allowed))}", command.USAGE)
     if selection.everything and not options.all:
         raise Failure(f"without a filter this would {action} everything: give one, or --all", command.USAGE)
     selection.queue = selection.queue or REACH[action]
