@@ -33,7 +33,8 @@ def once(condition, action) -> threading.Thread:
 
 def test_oldest_first_and_the_rate_before_all(mta, run):
     """The operator sees what the numbers mean before anything leaves (S25)."""
-    ids = [mta.put(f"4jWDX{n}GX7zLW0x", age=100 - n) for n in range(7)]
+    # A requeued message keeps its time of arrival under a younger queue ID.
+    ids = [mta.put(f"4jWDX{9 - n}GX7zLW0x", age=100 - 5 * n) for n in range(7)]
     status, said, _ = run(main, 3, 0.5)
     assert status == 0
     assert [queue_id for _, queue_id in mta.delivered()] == ids
@@ -61,12 +62,18 @@ def test_exactly_so_many_each_interval_whatever_a_batch_costs(mta, monkeypatch):
     assert 1.9 < took < 2.8, "the half seconds of work are not added"
 
 
-def test_within_a_second_the_queue_id_tells_which_is_older(mta, run):
+def test_within_a_second_the_queue_id_tells_which_is_older():
     """The queue's times are whole seconds; a long queue ID holds the microseconds."""
-    for queue_id in ("4jWDXn6pnTzLW28", "4jWDXn6GQ9zLW1y", "4jWDXn6b6vzLW26"):
-        mta.put(queue_id)
-    run(main, 5, 1)
-    assert [i for _, i in mta.delivered()] == ["4jWDXn6GQ9zLW1y", "4jWDXn6b6vzLW26", "4jWDXn6pnTzLW28"]
+    entries = [
+        (1000, "4jWDXn6pnTzLW28"),
+        (1000, "4jWDXn6GQ9zLW1y"),
+        (999, "4jWDXz6b6vzLW26"),
+        (1000, "4jWDXn6b6vzLW26"),
+    ]
+    messages = [postfix.Message("hold", queue_id, arrived, 1, "") for arrived, queue_id in entries]
+    assert [m.queue_id for m in sorted(messages, key=lambda m: m.order)] == [
+        "4jWDXz6b6vzLW26", "4jWDXn6GQ9zLW1y", "4jWDXn6b6vzLW26", "4jWDXn6pnTzLW28",
+    ]  # fmt: skip
 
 
 def test_what_is_released_is_delivered_and_not_left_in_deferred(mta, run):

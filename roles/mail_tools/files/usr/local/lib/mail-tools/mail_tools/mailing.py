@@ -176,7 +176,8 @@ def release(options: argparse.Namespace, instances: Sequence[Instance], rest: di
         chosen = choose()
         pace = trickle.Pace(max(1, len(chosen)) if options.at_once else options.count, options.seconds)
         options.reporter.bar = None
-        options.reporter.say("plan", f"{where.name}: {pace}; {messages(len(chosen))} to put back", on_hold=len(chosen))
+        how = "at once" if options.at_once else f"{pace}"
+        options.reporter.say("plan", f"{where.name}: {messages(len(chosen))} to put back, {how}", on_hold=len(chosen))
         outcomes = maillog.Outcomes(options.log) if options.adaptive else None
         first = [chosen]
         ended = trickle.trickle(
