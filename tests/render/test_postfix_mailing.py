@@ -140,3 +140,33 @@ def test_role_addresses_reach_the_human(postfix):
     aliases = postfix("etc/aliases").splitlines()
     assert "root: human@example.net" in aliases
     assert {"postmaster: root", "abuse: root", "crm: root"} <= set(aliases)
+
+
+@pytest.mark.parametrize(
+    ("header", "kind"),
+    [
+        (
+            "Received: by int.example.org (Postfix, from userid 997)\n\tid 4jW8WD6NjJzDSVp; Fri, 20 Nov 2026",
+            "submission",
+        ),
+        ("Received: from crm (localhost [127.0.0.1])\n\tby int.example.org (Postfix) with ESMTPSA", "submission"),
+        ("Received: from crm (localhost [IPv6:::1])\n\tby int.example.org (Postfix)", "submission"),
+        ("Received: from [127.0.0.1] (unknown [192.0.2.1])\n\tby int.example.org (Postfix)", None),
+        ("Received: from mx (mx.example.net [192.0.2.1])\n\tby int.example.org (Postfix)", None),
+        ("Precedence: bulk", "mailing"),
+        ("precedence:bulk", "mailing"),
+        ("Subject: Precedence: bulk", None),
+    ],
+)
+def test_the_switch_tells_submitted_mail_from_what_comes_in(postfix, header, kind):
+    """Held are mailings and what leaves; a bounce that comes in still reaches its mailbox (S18, S24)."""
+    rules = re.findall(r"^/(.*)/ (\w+)$", postfix("etc/postfix/submitted.pcre"), re.MULTILINE)
+    # Postfix' patterns ignore case and let a dot match a line break.
+    found = [kind for pattern, kind in rules if re.search(pattern, header, re.IGNORECASE | re.DOTALL)]
+    assert found == ([kind] if kind else [])
+
+
+def test_the_switch_is_the_last_of_the_header_checks(postfix):
+    """A table before it may divert a message: held instead, it would be released undiverted."""
+    value = parameters(postfix("etc/postfix/main.cf"))["header_checks"]
+    assert value.endswith("pipemap:{pcre:/etc/postfix/submitted.pcre,hash:/etc/postfix/mailing_state}")
