@@ -22,10 +22,10 @@ def donation_problems(apis: list[Site], sites: list[Site], secrets: dict[str, di
             continue
         if target not in known:
             problems.append(f"site {name!r}: crm_site {target!r} is no site of the CRM")
-        elif known[target]["environment"] != api["environment"]:
+        elif known[target].get("environment") != api["environment"]:
             problems.append(
-                f"site {name!r}: crm_site {target!r} is for {known[target]['environment']}, its donations are for "
-                f"{api['environment']}"
+                f"site {name!r} is for {api['environment']} and its crm_site {target!r} for "
+                f"{known[target].get('environment')}"
             )
         if name not in secrets:
             problems.append(f"site {name!r} has no secrets: run playbooks/secrets.yml, which makes what is missing")

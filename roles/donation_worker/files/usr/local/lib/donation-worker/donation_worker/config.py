@@ -40,8 +40,8 @@ class Config:
     campaigns_version: str
 
     @classmethod
-    def load(cls, queue: str, folder: Path = FOLDER) -> Config:
-        path = folder / f"{queue}.json"
+    def load(cls, queue: str) -> Config:
+        path = FOLDER / f"{queue}.json"
         try:
             values = json.loads(path.read_text())
             return cls(**{field.name: values[field.name] for field in fields(cls)})
@@ -53,16 +53,16 @@ class Config:
             raise ConfigError(f"{path} is no configuration of a queue: {error}") from None
 
 
-def queues(folder: Path = FOLDER) -> Iterator[str]:
+def queues() -> Iterator[str]:
     """Names of all queues of this host."""
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(FOLDER.glob("*.json")):
         if path.name != "campaigns.json":
             yield path.stem
 
 
-def campaigns(folder: Path = FOLDER) -> list[dict[str, str]]:
+def campaigns() -> list[dict[str, str]]:
     """The list of campaigns of the inventory: [{name, title, state}]."""
     try:
-        return json.loads((folder / "campaigns.json").read_text())["campaigns"]
+        return json.loads((FOLDER / "campaigns.json").read_text())["campaigns"]
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{folder / 'campaigns.json'} cannot be read: {error}") from None
+        raise ConfigError(f"{FOLDER / 'campaigns.json'} cannot be read: {error}") from None
