@@ -130,7 +130,7 @@ def references(tmp_path: Path) -> list[str]:
     return [row["trxn_id"] for row in crm(tmp_path)["Contribution"]]
 
 
-def until(probe: Callable[[], object], within: float = 20) -> None:
+def eventually(probe: Callable[[], object], within: float = 20) -> None:
     deadline = time.monotonic() + within
     while not probe():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -152,7 +152,7 @@ def test_a_donation_becomes_a_contribution_with_its_contact_and_campaign(tmp_pat
     campaign(tmp_path, "general")
     redis.lists[QUEUE] = [job()]
     worker()
-    until(lambda: idle(redis) and references(tmp_path))
+    eventually(lambda: idle(redis) and references(tmp_path))
     (contribution,), (contact,) = crm(tmp_path)["Contribution"], crm(tmp_path)["Contact"]
     expected = {
         "contact_id": contact["id"],
@@ -168,7 +168,7 @@ def test_a_donation_becomes_a_contribution_with_its_contact_and_campaign(tmp_pat
     }
     assert expected.items() <= contribution.items()
     assert (contact["first_name"], contact["email"]) == ("Ada", "ada1@example.org")
-    until(lambda: redis.hashes[STATS].get("created") == "1")
+    eventually(lambda: redis.hashes[STATS].get("created") == "1")
     assert int(redis.hashes[STATS]["last_success"]) > time.time() - 60
 
 
@@ -176,7 +176,7 @@ def test_the_same_donation_twice_is_recorded_once(tmp_path, redis, worker):
     """Intake hands over at least once; the queue may hold the same payment several times."""
     redis.lists[QUEUE] = [job(), job(), job(id="another-id")]
     worker()
-    until(lambda: redis.hashes[STATS].get("duplicates") == "2")
+    eventually(lambda: redis.hashes[STATS].get("duplicates") == "2")
     assert references(tmp_path) == ["donation:ch_1"]
     assert redis.lists[DEAD] == []
 
@@ -193,7 +193,7 @@ def test_an_e_mail_address_is_one_contact_and_the_same_name_comes_first(tmp_path
         job(1, contact={"email": "home@example.org", "first_name": "Someone"}),
     ]
     worker()
-    until(lambda: len(references(tmp_path)) == 2 and idle(redis))
+    eventually(lambda: len(references(tmp_path)) == 2 and idle(redis))
     assert [row["contact_id"] for row in crm(tmp_path)["Contribution"]] == ["1", "2"]
     assert len(crm(tmp_path)["Contact"]) == 2
 
@@ -202,7 +202,7 @@ def test_a_payment_with_other_figures_goes_to_a_person(tmp_path, redis, worker):
     """Neither recorded twice nor silently taken for the first: the same reference with another amount is a mistake."""
     redis.lists[QUEUE] = [job(id="second", donation={"amount": "26.00"}), job(id="first")]
     worker()
-    until(lambda: redis.lists[DEAD] and idle(redis))
+    eventually(lambda: redis.lists[DEAD] and idle(redis))
     assert references(tmp_path) == ["donation:ch_1"]
     assert json.loads(redis.lists[DEAD][0])["id"] == "second"
 
@@ -214,7 +214,7 @@ def test_references_that_differ_in_case_only_are_not_the_same_payment(tmp_path, 
         job(1, donation={"payment_reference": "ch_ABC"}),
     ]
     worker()
-    until(lambda: redis.lists[DEAD] and idle(redis))
+    eventually(lambda: redis.lists[DEAD] and idle(redis))
     assert references(tmp_path) == ["donation:ch_ABC"]
     assert json.loads(redis.lists[DEAD][0])["donation"]["payment_reference"] == "ch_abc"
 
@@ -222,7 +222,7 @@ def test_references_that_differ_in_case_only_are_not_the_same_payment(tmp_path, 
 def test_an_address_that_civicrm_refuses_does_not_cost_the_donation(tmp_path, redis, worker):
     redis.lists[QUEUE] = [job(contact={"country": "ZZ"})]
     worker()
-    until(lambda: references(tmp_path) == ["donation:ch_1"] and idle(redis))
+    eventually(lambda: references(tmp_path) == ["donation:ch_1"] and idle(redis))
     assert redis.lists[DEAD] == []
 
 
@@ -230,7 +230,7 @@ def test_test_sites_make_test_contributions(tmp_path, redis, worker):
     """Whether the API site or the queue says so."""
     redis.lists[QUEUE] = [job(1, test=True)]
     worker(test=False)
-    until(lambda: len(references(tmp_path)) == 1)
+    eventually(lambda: len(references(tmp_path)) == 1)
     assert crm(tmp_path)["Contribution"][0]["is_test"] == "1"
 
 
@@ -242,7 +242,7 @@ def test_killed_in_the_middle_of_any_job_nothing_is_lost_and_nothing_is_twice(tm
     while not idle(redis):
         process = worker()
         before = len(references(tmp_path))
-        until(lambda b=before: len(references(tmp_path)) >= b + 5 or idle(redis))
+        eventually(lambda b=before: len(references(tmp_path)) >= b + 5 or idle(redis))
         process.send_signal(signal.SIGKILL)
         process.wait()
         kills += 1
@@ -256,7 +256,7 @@ def test_what_a_killed_worker_had_in_hand_comes_first(tmp_path, redis, worker):
     redis.lists[INFLIGHT] = [job(1)]
     redis.lists[QUEUE] = [job(2)]
     worker()
-    until(lambda: len(references(tmp_path)) == 2 and idle(redis))
+    eventually(lambda: len(references(tmp_path)) == 2 and idle(redis))
     assert references(tmp_path) == ["donation:ch_1", "donation:ch_2"]
 
 
@@ -266,9 +266,9 @@ def test_redis_that_goes_away_while_jobs_run_loses_nothing(tmp_path, redis, work
     redis.lists[QUEUE] = [job(n) for n in range(40)]
     worker()
     for number in (5, 15, 25):
-        until(lambda n=number: len(references(tmp_path)) >= n)
+        eventually(lambda n=number: len(references(tmp_path)) >= n)
         redis.drop_connections()
-    until(lambda: idle(redis) and len(references(tmp_path)) == 40)
+    eventually(lambda: idle(redis) and len(references(tmp_path)) == 40)
     assert sorted(references(tmp_path)) == wanted
     assert redis.lists[DEAD] == []
 
@@ -279,9 +279,9 @@ def test_civicrm_that_dies_in_a_call_costs_no_donation(tmp_path, redis, worker, 
     (tmp_path / "die").write_text(when)
     redis.lists[QUEUE] = [job()]
     worker(retry_seconds=1)
-    until(lambda: redis.zsets[DELAYED] or redis.hashes[STATS].get("duplicates"))
+    eventually(lambda: redis.zsets[DELAYED] or redis.hashes[STATS].get("duplicates"))
     (tmp_path / "die").unlink()
-    until(lambda: idle(redis) and references(tmp_path) == ["donation:ch_1"])
+    eventually(lambda: idle(redis) and references(tmp_path) == ["donation:ch_1"])
     assert redis.lists[DEAD] == []
 
 
@@ -290,10 +290,10 @@ def test_while_civicrm_is_away_everything_waits_and_nothing_is_buried(tmp_path, 
     (tmp_path / "down").touch()
     redis.lists[QUEUE] = [job(2), job(1)]
     worker(tries_max=1)
-    until(lambda: (tmp_path / "worker.log").read_text().count("cannot connect to the database") >= 3)
+    eventually(lambda: (tmp_path / "worker.log").read_text().count("cannot connect to the database") >= 3)
     assert redis.lists[DEAD] == []
     (tmp_path / "down").unlink()
-    until(lambda: idle(redis) and len(references(tmp_path)) == 2)
+    eventually(lambda: idle(redis) and len(references(tmp_path)) == 2)
 
 
 def test_one_job_that_kills_or_blocks_civicrm_does_not_hold_up_the_others(tmp_path, redis, worker):
@@ -301,10 +301,10 @@ def test_one_job_that_kills_or_blocks_civicrm_does_not_hold_up_the_others(tmp_pa
     (tmp_path / "mute").touch()
     redis.lists[QUEUE] = [job()]
     worker(api_timeout_seconds=0.5)
-    until(lambda: redis.lists[DEAD])
+    eventually(lambda: redis.lists[DEAD])
     (tmp_path / "mute").unlink()
     redis.lists[QUEUE] = [job(2)]
-    until(lambda: references(tmp_path) == ["donation:ch_2"])
+    eventually(lambda: references(tmp_path) == ["donation:ch_2"])
     assert json.loads(redis.lists[DEAD][0])["tries"] == 3
 
 
@@ -313,7 +313,7 @@ def test_a_refused_donation_is_tried_again_then_kept_with_the_reason(tmp_path, r
     (tmp_path / "refuse").write_text("ada1@example.org is not to your liking")
     redis.lists[QUEUE] = [job()]
     worker()
-    until(lambda: redis.lists[DEAD] and idle(redis))
+    eventually(lambda: redis.lists[DEAD] and idle(redis))
     letter = json.loads(redis.lists[DEAD][0])
     assert (letter["id"], letter["tries"]) == ("id-1", 3)
     assert "not to your liking" in letter["reason"]
@@ -328,7 +328,7 @@ def test_a_refused_donation_is_tried_again_then_kept_with_the_reason(tmp_path, r
     (tmp_path / "refuse").unlink()
     queue = library.jobs.Queue(library.resp.Redis("127.0.0.1", redis.port, "x", "pw"), "donate-api", "main")
     assert library.queue_tool.decide(queue, "id-1", library.queue_tool.retry) == ["id-1"]
-    until(lambda: references(tmp_path) == ["donation:ch_1"] and idle(redis))
+    eventually(lambda: references(tmp_path) == ["donation:ch_1"] and idle(redis))
     assert redis.lists[DEAD] == []
 
 
@@ -336,7 +336,7 @@ def test_a_refused_donation_is_tried_again_then_kept_with_the_reason(tmp_path, r
 def test_what_is_no_job_is_put_aside(tmp_path, redis, worker, text):
     redis.lists[QUEUE] = [job(), text]
     worker()
-    until(lambda: idle(redis) and references(tmp_path) == ["donation:ch_1"])
+    eventually(lambda: idle(redis) and references(tmp_path) == ["donation:ch_1"])
     assert json.loads(redis.lists[DEAD][0])["raw"] == text
 
 
@@ -345,7 +345,7 @@ def test_a_full_redis_is_emptied(tmp_path, redis, worker):
     redis.full = True
     redis.lists[QUEUE] = [job(n) for n in (3, 2, 1)]
     worker()
-    until(lambda: len(references(tmp_path)) == 3 and idle(redis))
+    eventually(lambda: len(references(tmp_path)) == 3 and idle(redis))
     assert redis.lists[DEAD] == []
 
 
@@ -353,10 +353,10 @@ def test_in_a_full_redis_one_refused_job_does_not_hold_up_the_others(tmp_path, r
     redis.full = True
     redis.lists[QUEUE] = [job(2), job(1), "no job"]
     worker()
-    until(lambda: len(references(tmp_path)) == 2)
-    until(lambda: redis.lists[QUEUE] == ["no job"])
+    eventually(lambda: len(references(tmp_path)) == 2)
+    eventually(lambda: redis.lists[QUEUE] == ["no job"])
     redis.full = False
-    until(lambda: redis.lists[DEAD] and idle(redis))
+    eventually(lambda: redis.lists[DEAD] and idle(redis))
 
 
 def test_another_list_of_campaigns_is_reported_and_the_donation_taken(tmp_path, redis, worker):
@@ -364,8 +364,8 @@ def test_another_list_of_campaigns_is_reported_and_the_donation_taken(tmp_path, 
     campaign(tmp_path, "general")
     redis.lists[QUEUE] = [job(2, donation={"campaign": "unheard-of"}), job(1, campaigns_version="v0")]
     worker()
-    until(lambda: len(references(tmp_path)) == 2 and idle(redis))
-    until(lambda: redis.hashes[STATS].get("campaigns_unknown") == "1")
+    eventually(lambda: len(references(tmp_path)) == 2 and idle(redis))
+    eventually(lambda: redis.hashes[STATS].get("campaigns_unknown") == "1")
     assert redis.hashes[STATS]["campaigns_mismatch"] == "1"
     assert "id-1 came with another list of campaigns (v0)" in (tmp_path / "worker.log").read_text()
     assert "campaign_id" not in crm(tmp_path)["Contribution"][1]
@@ -374,7 +374,7 @@ def test_another_list_of_campaigns_is_reported_and_the_donation_taken(tmp_path, 
 def test_told_to_stop_it_finishes_what_it_began(tmp_path, redis, worker):
     process = worker()
     redis.lists[QUEUE] = [job()]
-    until(lambda: references(tmp_path))
+    eventually(lambda: references(tmp_path))
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=10) == 0
     assert idle(redis)
@@ -384,9 +384,9 @@ def test_a_wrong_password_is_said_and_not_fatal(tmp_path, redis, worker):
     redis.password = "other"
     redis.lists[QUEUE] = [job()]
     worker()
-    until(lambda: "WRONGPASS" in (tmp_path / "worker.log").read_text())
+    eventually(lambda: "WRONGPASS" in (tmp_path / "worker.log").read_text())
     redis.password = "pw"
-    until(lambda: references(tmp_path) == ["donation:ch_1"])
+    eventually(lambda: references(tmp_path) == ["donation:ch_1"])
 
 
 @pytest.fixture
