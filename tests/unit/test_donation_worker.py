@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
 import pwd
+import random
 import signal
 import subprocess
 import sys
@@ -90,13 +92,20 @@ def worker(tmp_path: Path, settings: dict) -> Iterator[Callable[..., subprocess.
         (tmp_path / "donate-api.json").write_text(json.dumps(settings | {"user": account} | changes))
         script = RUN.format(library=str(LIBRARY), folder=str(tmp_path))
         with (tmp_path / "worker.log").open("a") as log:
-            running.append(subprocess.Popen([sys.executable, "-c", script], stdout=log, stderr=log))
+            command = [sys.executable, "-c", script]
+            running.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
         return running[-1]
 
     yield start
     for process in running:
-        process.kill()
-        process.wait()
+        kill(process)
+
+
+def kill(process: subprocess.Popen) -> None:
+    """As systemd does it: the worker and its CiviCRM at once."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def job(number: int = 1, **changes) -> str:
@@ -236,17 +245,20 @@ def test_test_sites_make_test_contributions(tmp_path, redis, worker):
 
 def test_killed_in_the_middle_of_any_job_nothing_is_lost_and_nothing_is_twice(tmp_path, redis, worker):
     """N15: SIGKILL again and again while jobs run; all are recorded, each once."""
-    wanted = [f"donation:ch_{n}" for n in range(60)]
-    redis.lists[QUEUE] = [job(n) for n in range(60)]
+    (tmp_path / "slow").touch()
+    wanted = [f"donation:ch_{n}" for n in range(40)]
+    redis.lists[QUEUE] = [job(n) for n in range(40)]
+    chance = random.Random(1)  # noqa: S311
     kills = 0
     while not idle(redis):
         process = worker()
         before = len(references(tmp_path))
-        eventually(lambda b=before: len(references(tmp_path)) >= b + 5 or idle(redis))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        eventually(lambda b=before: len(references(tmp_path)) > b + 2 or idle(redis))
+        # Wherever in a job it happens to be then: a job takes 50 ms.
+        time.sleep(chance.uniform(0, 0.05))
+        kill(process)
         kills += 1
-        assert kills < 60
+        assert kills < 40
     assert kills > 4
     assert sorted(references(tmp_path)) == sorted(wanted)
     assert redis.lists[DEAD] == []
@@ -278,7 +290,7 @@ def test_civicrm_that_dies_in_a_call_costs_no_donation(tmp_path, redis, worker, 
     """After it was stored the contribution is found; before, it is tried again."""
     (tmp_path / "die").write_text(when)
     redis.lists[QUEUE] = [job()]
-    worker(retry_seconds=1)
+    worker(retry_seconds=1, tries_max=2 if when == "before" else 1)
     eventually(lambda: redis.zsets[DELAYED] or redis.hashes[STATS].get("duplicates"))
     (tmp_path / "die").unlink()
     eventually(lambda: idle(redis) and references(tmp_path) == ["donation:ch_1"])

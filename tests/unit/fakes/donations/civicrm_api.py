@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """A CiviCRM that keeps contacts and contributions in a folder, and speaks as api-lines.php does: civicrm_api.py FOLDER.
 
-What it does wrong is asked of the folder: `down` (does not start), `refuse` (Contribution.create is an error), `die`
-(ends in Contribution.create, after it was stored if the file says "after"), `mute` (never answers Contribution.create).
+What it does wrong is asked of the folder: `down` (does not start), and in Contribution.create `refuse` (an error),
+`die` (ends, "before" or "after" it was stored), `mute` (never answers), `slow` (takes 50 ms).
 """
 
 from __future__ import annotations
@@ -61,6 +61,8 @@ def answer(entity: str, action: str, params: dict) -> dict:
 
 def create(data: dict, entity: str, params: dict) -> dict:
     if entity == "Contribution":
+        if fault("slow") is not None:
+            time.sleep(0.05)
         if fault("mute") is not None:
             time.sleep(60)
         if (refusal := fault("refuse")) is not None:
