@@ -446,6 +446,11 @@ def test_redis_that_is_killed_costs_no_donation(world, crm_int, crm_ext, eventua
     posting.join(timeout=120)
     assert len(answers) == 100
     assert_each_once(crm_int, crm_ext, eventually, fresh, answers)
+    # What was done in a transaction is not undone: a finished job must not lie in the queue again.
+    known = queue(crm_int)
+    crm_int.check_output("systemctl kill --signal=KILL redis-server@queue")
+    eventually(lambda: crm_int.run("donation-queue status donate-api").rc == 0)
+    assert queue(crm_int) == known
 
 
 @pytest.mark.mutates
