@@ -67,6 +67,21 @@ def donation_queues(apis: list[Site], sites: list[Site]) -> list[Site]:
     return queues
 
 
+def donation_firewall_entries(queues: list[Site], where: list[str]) -> list[dict[str, Any]]:
+    """Return the entry of firewall_map that lets workers reach their queues at `where`; none without a worker."""
+    users = sorted({queue["user"] for queue in queues if queue["enabled"]})
+    why = "Workers take donations out of the queue."
+    entry = {
+        "name": "donation workers",
+        "direction": "out",
+        "who": users,
+        "where": where,
+        "service": "redis",
+        "why": why,
+    }
+    return [entry] if users else []
+
+
 def donation_redis_users(
     names: list[str], secrets: dict[str, dict[str, str]], writer: str, worker: str
 ) -> list[dict[str, str]]:
@@ -107,6 +122,7 @@ class FilterModule:
             "donation_problems": donation_problems,
             "donation_intakes": donation_intakes,
             "donation_queues": donation_queues,
+            "donation_firewall_entries": donation_firewall_entries,
             "donation_redis_users": donation_redis_users,
             "donation_passwords": donation_passwords,
             "campaigns_version": campaigns_version,

@@ -217,7 +217,7 @@ def test_only_listed_origins_may_post(browse, post, crm_int, fresh):
 def test_ext_reaches_the_queue_and_no_database(crm_ext):
     """The donate site talks to the CRM through the API and the queue, nothing else (S13)."""
     for port, opens in ((6379, True), (3306, False), (22, False)):
-        done = crm_ext.run(f"timeout 5 bash -c '</dev/tcp/10.77.0.11/{port}'")
+        done = crm_ext.run(f"runuser -u donate-api -- timeout 5 bash -c '</dev/tcp/10.77.0.11/{port}'")
         assert (done.rc == 0) is opens, port
     assert crm_ext.run("command -v mariadb mysql").rc != 0
 

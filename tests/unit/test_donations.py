@@ -53,6 +53,14 @@ def test_a_queue_has_a_worker_only_where_its_site_runs_an_application():
     assert (waiting["enabled"], waiting["user"]) == (False, "")
 
 
+def test_only_users_with_a_worker_reach_the_queue():
+    """The sites' users are confined: what no entry opens is closed, on the host's own addresses too."""
+    queues = donations.donation_queues([API, STAGING, API | {"name": "api-donate"}], [CRM, STAGING_CRM])
+    (entry,) = donations.donation_firewall_entries(queues, ["@own_inner"])
+    assert (entry["who"], entry["where"], entry["service"]) == (["crm"], ["@own_inner"], "redis")
+    assert donations.donation_firewall_entries(donations.donation_queues([STAGING], [STAGING_CRM]), ["x"]) == []
+
+
 def test_only_sites_that_run_the_intake_get_it():
     assert [s["name"] for s in donations.donation_intakes([API, STAGING | {"application": "none"}])] == ["donate-api"]
 

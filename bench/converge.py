@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure what a newcomer and a sysadmin wait for, and write docs/benchmarks.md.
+"""Measure what a newcomer and a sysadmin wait for, and write docs/benchmarks/converge.md.
 
 From a cleaned machine: `make lab` and a warm `make converge`, each with stock Ansible over ssh and with mitogen
 (FAST=1), in one run on one machine. Ratios matter; seconds depend on the machine, which the page describes.
@@ -9,7 +9,6 @@ Standard library only, as it removes .venv before it starts.
 from __future__ import annotations
 
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -18,9 +17,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from common import ROOT, table, write_page
+
 LOGS = ROOT / ".lab" / "logs"
-PAGE = ROOT / "docs" / "benchmarks.md"
 LIMIT = 3600  # seconds for one command; none comes near
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -75,48 +74,33 @@ def measure(name: str, target: str, steps: list[str], mitogen: bool) -> Measured
     )
 
 
-def machine() -> str:
-    """Describe the machine in one line."""
-    memory = int(re.search(r"MemTotal: +(\d+)", Path("/proc/meminfo").read_text())[1]) // 2**20
-    system = re.search(r'PRETTY_NAME="(.*)"', Path("/etc/os-release").read_text())[1]
-    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    cpu = model[1] if model else platform.machine()
-    return f"{os.cpu_count()} cores ({cpu}), {memory} GiB, {system}"
-
-
-def page(rows: list[Measured]) -> str:
+def page(rows: list[Measured]) -> None:
     cold = rows[0]
-    lines = [
-        "# Benchmarks",
-        "",
-        "Written by `make bench`; all figures are from one run on one machine. Trust the ratios.",
-        "",
-        f"Machine: {machine()}. Date: {time.strftime('%Y-%m-%d', time.gmtime())}.",
-        "",
-        "## From a bare machine to the report",
-        "",
-        f"`make lab` after `make clean`: "
-        f"**{cold.total_seconds / 60:.1f} minutes** (aim: under 12), with podman installed.",
-        "",
-        "| phase | minutes |",
-        "| --- | --- |",
-        *[f"| {name} | {minutes} |" for name, minutes in cold.phases],
-        "",
-        "## Ansible",
-        "",
-        "Baseline: stock Ansible over ssh, pipelined, as in `make test`. cold: prepare and converge of `make lab`,",
-        "all four hosts; warm: `make converge`, nothing to change. A task is one result on one host.",
-        "",
-        "| run | seconds | to baseline | tasks | changed | ssh sessions | sessions per task and host |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    compared = []
     for row in rows:
         base = next(r for r in rows if r.name == f"stock, {row.name.split(', ')[1]}")
-        lines.append(
-            f"| {row.name} | {row.seconds:.0f} | {row.seconds / base.seconds:.2f} | {row.tasks} | {row.changed} "
-            f"| {row.sessions} | {row.sessions / row.tasks:.2f} |"
+        figures = [row.tasks, row.changed, row.sessions, f"{row.sessions / row.tasks:.2f}"]
+        compared.append(
+            [row.name, f"{row.seconds:.0f}", f"{row.seconds / base.seconds:.2f}", *(str(figure) for figure in figures)]
         )
-    return "\n".join(lines) + "\n"
+    header = ["run", "seconds", "to baseline", "tasks", "changed", "ssh sessions", "sessions per task and host"]
+    write_page(
+        "converge",
+        "Benchmark: from a bare machine to two hosts",
+        [
+            f"`make lab` after `make clean`: "
+            f"**{cold.total_seconds / 60:.1f} minutes** (aim: under 12), with podman installed.",
+            "",
+            *table(["phase", "minutes"], [[name, str(minutes)] for name, minutes in cold.phases]),
+            "",
+            "## Ansible",
+            "",
+            "Baseline: stock Ansible over ssh, pipelined, as in `make test`. cold: prepare and converge of `make lab`,",
+            "all four hosts; warm: `make converge`, nothing to change. A task is one result on one host.",
+            "",
+            *table(header, compared),
+        ],
+    )
 
 
 def main() -> None:
@@ -124,7 +108,7 @@ def main() -> None:
 
     def add(name: str, target: str, steps: list[str], mitogen: bool) -> None:
         rows.append(measure(name, target, steps, mitogen))
-        PAGE.write_text(page(rows))  # after each row: half an hour of measuring is not lost by a last failure
+        page(rows)  # after each row: half an hour of measuring is not lost by a last failure
 
     run("make", "clean")
     add("stock, cold", "lab", ["prepare", "converge"], mitogen=False)
@@ -132,7 +116,6 @@ def main() -> None:
     add("mitogen, warm", "converge", ["converge"], mitogen=True)
     run("lab/bin/launch", "lab/bin/remove-hosts")
     add("mitogen, cold", "lab", ["prepare", "converge"], mitogen=True)
-    print(PAGE.read_text())
 
 
 if __name__ == "__main__":
