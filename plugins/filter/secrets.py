@@ -44,11 +44,13 @@ def new_secrets(
     ext_certificate_names: list[str],
     people: list[str],
     backup_hosts: list[str],
+    donation_sites: list[str] | None = None,
 ) -> dict[str, Any]:
     """Return `existing` with everything that is missing made up; nothing in it is ever changed.
 
     existing: the vault's content, or None for a new installation.
-    sites, people, backup_hosts: names, one entry each in vault_sites, vault_people, vault_backup_keys.
+    sites, people, backup_hosts, donation_sites: names, one entry each in vault_sites, vault_people, vault_backup_keys,
+    vault_donation_queues.
     ipsec_endpoints: [{name, id, outer_address}]; one certificate each, one PPK and one PSK for each pair.
     """
     vault = dict(existing or {})
@@ -65,6 +67,7 @@ def new_secrets(
     fill("vault_sites", sites, _site)
     fill("vault_people", people, credential)
     fill("vault_queue", ["writer", "worker"], lambda _: token())
+    fill("vault_donation_queues", donation_sites or [], lambda _: {"writer": token(), "worker": token()})
     fill("vault_backup_keys", backup_hosts, lambda n: _ssh_key(f"backup@{n}"))
     identities = {e["name"]: e for e in ipsec_endpoints}
     fill("vault_ipsec_endpoints", list(identities), lambda n: _endpoint(vault["vault_ipsec_ca"], identities[n]))
