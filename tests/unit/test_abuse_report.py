@@ -363,7 +363,8 @@ def test_deliveries_are_counted_across_rotation_and_never_twice(tool, outbox, tm
     with log.open("a") as file:
         file.write(second)
     log.rename(tmp_path / "mail.log.1")
-    log.write_text(delivery("4jW8WD6NjJzDSW2", verp(queue=8), "d@gmail.com", "d@x"))
+    # Longer than the old one: its place in the file says nothing about the new file.
+    log.write_text(delivery("4jW8WD6NjJzDSW2", verp(queue=8), "d@gmail.com", "d@x") + "filler\n" * 1000)
     for _ in range(3):
         tool(SHAPES["arf"], options=("--metrics",))
     assert metrics(tmp_path)['mail_complaint_base_deliveries_total{provider="gmail",site="crm",job="7"}'] == 3

@@ -255,6 +255,16 @@ def read_head(path: Path | str | int, limit: int = READ_LIMIT, dir_fd: int | Non
 
 # Maildir folders
 
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def _make_directory(name: str, parent: int, owner: os.stat_result) -> int:
+    """Make a directory below a descriptor where it is missing, and return a descriptor of it."""
+    with suppress(FileExistsError):
+        os.mkdir(name, 0o700, dir_fd=parent)
+        os.chown(name, owner.st_uid, owner.st_gid, dir_fd=parent, follow_symlinks=False)
+    return os.open(name, DIRECTORY, dir_fd=parent)
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -275,38 +285,54 @@ class Folder:
     def __init__(self, maildir: Path, name: str = "") -> None:
         """`name` is the folder below INBOX, such as CiviMail.ignored; empty is INBOX itself."""
         self.path = maildir / f".{name}" if name else maildir
-        self.maildir = maildir
-
-    def exists(self) -> bool:
-        return (self.path / "cur").is_dir()
+        self.maildir, self.name = maildir, name
 
     @contextmanager
-    def opened(self, subdirectory: str) -> Iterator[int]:
-        """A descriptor of new or cur. Raises OSError, also where it is a link."""
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        top = os.open(self.path, flags)
+    def _top(self) -> Iterator[int]:
+        """A descriptor of the folder's directory. Raises OSError, also where a link stands in the way."""
+        descriptor = os.open(self.maildir, DIRECTORY)
         try:
-            descriptor = os.open(subdirectory, flags, dir_fd=top)
-        finally:
-            os.close(top)
-        try:
+            if self.name:
+                below = os.open(f".{self.name}", DIRECTORY, dir_fd=descriptor)
+                os.close(descriptor)
+                descriptor = below
             yield descriptor
         finally:
             os.close(descriptor)
 
+    @contextmanager
+    def opened(self, subdirectory: str) -> Iterator[int]:
+        """A descriptor of new or cur. Raises OSError."""
+        with self._top() as top:
+            descriptor = os.open(subdirectory, DIRECTORY, dir_fd=top)
+            try:
+                yield descriptor
+            finally:
+                os.close(descriptor)
+
     def make(self) -> None:
         """Make the folder as Dovecot would, owned by the mailbox's owner. Does nothing where it stands."""
-        owner = (self.maildir if self.maildir.exists() else self.maildir.parent).stat()
-        for path in (self.maildir, self.path, *(self.path / part for part in ("tmp", "new", "cur"))):
-            with suppress(FileExistsError):
-                path.mkdir(mode=0o700)
-                os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
-        if self.path != self.maildir:
-            # Marks a subfolder for Maildir++.
-            marker = self.path / "maildirfolder"
-            with suppress(FileExistsError):
-                os.close(os.open(marker, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-                os.chown(marker, owner.st_uid, owner.st_gid, follow_symlinks=False)
+        with suppress(FileExistsError):
+            self.maildir.mkdir(mode=0o700)
+            owner = self.maildir.parent.stat()
+            os.chown(self.maildir, owner.st_uid, owner.st_gid, follow_symlinks=False)
+        descriptor = os.open(self.maildir, DIRECTORY)
+        try:
+            owner = os.fstat(descriptor)
+            if self.name:
+                below = _make_directory(f".{self.name}", descriptor, owner)
+                os.close(descriptor)
+                descriptor = below
+                # Marks a subfolder for Maildir++.
+                with suppress(FileExistsError):
+                    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+                    marker = os.open("maildirfolder", flags, 0o600, dir_fd=descriptor)
+                    os.fchown(marker, owner.st_uid, owner.st_gid)
+                    os.close(marker)
+            for part in ("tmp", "new", "cur"):
+                os.close(_make_directory(part, descriptor, owner))
+        finally:
+            os.close(descriptor)
 
     def entries(self) -> list[Entry]:
         """The messages, oldest first; none where the folder does not exist."""
