@@ -245,6 +245,7 @@ def test_a_pause_that_fails_is_tried_again_and_told(breaker, box, paused, tmp_pa
         ("5.3.0", "554 IP on blacklist", True),
         ("5.1.1", "550 5.1.1 user unknown", False),
         ("5.1.1", "550 5.1.1 user unknown, sender blocked", False),
+        ("5.1.10", "550 5.1.10 blocked", False),
         ("5.7.1", "550 5.7.1 unknown user", False),
         ("5.2.2", "552 5.2.2 mailbox full", False),
         ("5.4.4", "Host or domain name not found", False),

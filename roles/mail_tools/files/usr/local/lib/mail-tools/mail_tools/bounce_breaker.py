@@ -15,16 +15,12 @@ A message is moved by rename(2): it is in exactly one folder whenever this comma
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
-import os
 import re
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +37,7 @@ from mail_tools.return_path import (
     Site,
     exposition,
     load_settings,
+    locked,
     open_state,
     write_textfile,
 )
@@ -360,18 +357,6 @@ class Breaker:
 def providers(settings: Settings) -> list[str]:
     """The providers that there can be."""
     return [*(provider.name for provider in settings.providers), OTHER]
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """One breaker at a time; waits for the other."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def describe(state: dict[str, Any]) -> str:

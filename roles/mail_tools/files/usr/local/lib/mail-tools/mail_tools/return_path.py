@@ -5,6 +5,7 @@ Settings are one JSON file, /etc/mail-tools/return-path.json, written by the rol
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -401,6 +402,18 @@ def open_state(path: Path, schema: str) -> sqlite3.Connection:
         raise OSError(f"{path}: {error}") from error
     database.row_factory = sqlite3.Row
     return database
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time; waits for the other."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def label(value: str) -> str:
