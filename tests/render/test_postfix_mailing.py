@@ -95,6 +95,29 @@ def test_each_provider_is_a_transport_with_its_own_name_in_the_log(postfix):
     assert master.count("-o syslog_name=postfix-orange\n") == 1
 
 
+def test_examined_addresses_get_a_copy_that_cannot_bounce_to_the_reporter(postfix):
+    """abuse@ of every domain reaches the human as before and the examiner by BCC; its errors wait (N6)."""
+    examined = {"postfix_mailing_examined_recipients": ["abuse", "postmaster"]}
+    lines = postfix("etc/postfix/examined", **examined).splitlines()
+    assert [line for line in lines if not line.startswith("#")] == [
+        f"{name}@{domain} abuse-report@int.example.org"
+        for domain in ("int.example.org", "crm.example.org", "staging.crm.example.org")
+        for name in ("abuse", "postmaster")
+    ]
+    assert "abuse-report@int.example.org examined:" in postfix("etc/postfix/transport", **examined).splitlines()
+    service = postfix("etc/postfix/master.cf", **examined).split("\nexamined ", 1)[1].split("\nlmtp ", 1)[0]
+    assert "soft_bounce=yes" in service
+    assert "home_mailbox=Maildir/" in service
+    assert "abuse-report" not in parameters(postfix("etc/postfix/main.cf", **examined))["local_recipient_maps"]
+    assert "abuse@crm.example.org abuse@int.example.org" in postfix("etc/postfix/virtual", **examined)
+
+
+def test_nobody_is_examined_unless_told(postfix):
+    assert [line for line in postfix("etc/postfix/examined").splitlines() if not line.startswith("#")] == []
+    assert "examined" not in postfix("etc/postfix/master.cf")
+    assert "examined" not in postfix("etc/postfix/transport")
+
+
 def test_connection_reuse_has_the_service_it_needs(postfix):
     assert re.search(r"^tlsproxy ", postfix("etc/postfix/master.cf"), re.MULTILINE)
 

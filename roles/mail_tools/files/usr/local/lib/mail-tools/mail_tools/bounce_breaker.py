@@ -379,7 +379,8 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--config", default=SETTINGS, type=Path, metavar="FILE", help=f"settings (default: {SETTINGS})")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("run", help="judge what waits in Incoming; a timer does this")
+    run = commands.add_parser("run", help="judge what waits in Incoming; a service does this")
+    run.add_argument("--every", type=float, metavar="SECONDS", help="again and again, with a pause")
     status = commands.add_parser("status", help="storms, folders, recent bounces")
     status.add_argument("--json", action="store_true", help="print JSON")
     for name, text in (
@@ -404,6 +405,16 @@ def main(argv: list[str] | None = None) -> int:
         print(f"bounce-breaker: {error}", file=sys.stderr)
         return 2
     state = Path(section.get("state_file") or "/var/lib/bounce-breaker/state.db")
+    pause = getattr(options, "every", None)
+    status = once(options, settings, limits, state)
+    while pause and not status:
+        time.sleep(pause)
+        status = once(options, settings, limits, state)
+    return status
+
+
+def once(options: argparse.Namespace, settings: Settings, limits: Limits, state: Path) -> int:
+    """Do what is asked, once; returns the exit status."""
     try:
         with locked(state.with_suffix(".lock")):
             breaker = Breaker(settings, limits, open_state(state, SCHEMA))
