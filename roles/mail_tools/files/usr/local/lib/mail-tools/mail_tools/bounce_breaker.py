@@ -243,9 +243,12 @@ class Breaker:
         return "waiting" if self.now < event["time"] + wait else "passed"
 
     def pause(self) -> None:
-        """Run the pause command for each storm, again at each pass until it succeeds."""
+        """Run the pause command for each storm, at every pass: what the mailing queues meanwhile must stop as well.
+
+        Exit status 0 means that nothing is on its way to the provider now.
+        """
         for provider, row in self.incidents().items():
-            if row["paused"] or row["mode"] != "active" or not self.limits.pause_command:
+            if row["mode"] != "active" or not self.limits.pause_command:
                 continue
             argv = [word.replace("{provider}", provider) for word in self.limits.pause_command]
             try:
@@ -254,10 +257,12 @@ class Breaker:
             except (OSError, subprocess.TimeoutExpired) as error:
                 problem = str(error)
             if problem:
-                print(f"bounce-breaker: the mailing to {provider} is not paused: {problem}", file=sys.stderr)
-            else:
-                self.database.execute("UPDATE incident SET paused = 1 WHERE id = ?", (row["id"],))
+                print(
+                    f"bounce-breaker: the mailing to {provider} is not paused: {problem}", file=sys.stderr, flush=True
+                )
+            elif not row["paused"]:
                 print(f"bounce-breaker: paused the mailing to {provider}", flush=True)
+            self.database.execute("UPDATE incident SET paused = ? WHERE id = ?", (not problem, row["id"]))
 
     # The operator
 
