@@ -250,7 +250,7 @@ def test_the_guard_is_there_before_the_network_and_stopping_it_opens_nothing(lin
 
 def test_every_command_of_nftables_service_loads_the_guard_in_the_same_transaction(link):
     """Debian's unit flushes all tables when it stops, and Debian's file when it starts."""
-    text = link("etc/systemd/system/nftables.service.d/ipsec-guard.conf")
+    text = link("etc/systemd/system/nftables.service.d/10-ipsec-guard.conf")
     for verb in ("ExecStart", "ExecReload", "ExecStop"):
         reset, command = re.findall(rf"^{verb}=(.*)$", text, re.MULTILINE)
         assert reset == ""
