@@ -138,6 +138,26 @@ def site_mailboxes(sites: list[Site], secrets: dict[str, dict[str, str]]) -> lis
     ]
 
 
+def site_return_paths(sites: list[Site]) -> list[dict[str, Any]]:
+    """Return mail_tools_sites for live sites: where mail comes back to, and who fetches it where there is a job."""
+    return [
+        {
+            "name": s["name"],
+            "localpart": s["bounce_localpart"],
+            "domains": [s["mail_domain"]],
+            "maildir": f"/srv/mail/{s['name']}/Maildir",
+        }
+        | ({"fetch_unit": f"civicrm-{s['name']}-fetch-bounces.service"} if s.get("job_command") else {})
+        for s in sites
+    ]
+
+
+def provider_names(providers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return mail_tools_providers for Postfix's providers: what tells whose recipient somebody is."""
+    keys = ("name", "domains", "mx_suffixes")
+    return [{key: provider[key] for key in keys if key in provider} for provider in providers]
+
+
 def site_jobs(sites: list[Site], jobs: list[dict[str, str]]) -> list[dict[str, Any]]:
     """Return a timer for each job of each live site that says how to run one (job_command with '{job}')."""
     return [
@@ -204,6 +224,8 @@ class FilterModule:
             "site_cache_instances": site_cache_instances,
             "site_mail": site_mail,
             "site_mailboxes": site_mailboxes,
+            "provider_names": provider_names,
+            "site_return_paths": site_return_paths,
             "site_jobs": site_jobs,
             "site_firewall_entries": site_firewall_entries,
             "api_firewall_entries": api_firewall_entries,

@@ -178,7 +178,7 @@ def delivered(
     """Send the canary to these addresses, both of int unless told otherwise; return those that answered.
 
     To IPv4 over TCP, as the one user whom ext's firewall lets reach the queue: here the guard is asked. To IPv6 in a
-    ping, which is all that ext may send there.
+    ping: another protocol, to which the same guard applies.
     """
     command = ["python3", "-c", SEND, str(seconds), str(port), user, *addresses]
     return sorted(host.check_output(shlex.join(command)).split())

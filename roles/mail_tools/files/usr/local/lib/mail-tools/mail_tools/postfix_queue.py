@@ -10,7 +10,7 @@ hold --queue hold keeps what is on hold there when `mailing on` or `mailing resu
 hold, release and delete say what they would do and ask; scripts give --yes. They print the counts before and after.
 A release of many is better made with postfix-trickle.
 
-Exit status: 0, 1 nothing chosen, refused or error, 2 wrong arguments.
+Exit status: 0, 1 nothing chosen (0 with --if-any), refused or error, 2 wrong arguments.
 """
 
 from __future__ import annotations
@@ -122,6 +122,8 @@ def change(options: argparse.Namespace, selection: Selection, where: Instance) -
         raise Failure(f"without a filter this would {action} everything: give one, or --all", command.USAGE)
     selection.queue = selection.queue or REACH[action]
     found = selection.of(postfix.listing(where))
+    if not found and options.if_any:
+        return DONE
     if not found:
         raise Failure("nothing on hold that these filters choose" if action == "release" else "nothing chosen")
     before = sizes(where)
@@ -178,6 +180,7 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--json", action="store_true", help="print JSON")
         if action in REACH:
             one.add_argument("--yes", action="store_true", help="do not ask")
+            one.add_argument("--if-any", action="store_true", help="nothing to do is no error")
             one.add_argument("--all", action="store_true", help="without a filter: everything")
     return made
 
