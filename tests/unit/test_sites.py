@@ -12,7 +12,7 @@ CRM = {
     "state": "live",
     "php_version": "8.4",
     "mail_policy": "catch",
-    "job_command": "cv api3 job.{job}",
+    "job_command": "/usr/local/bin/cv api3 job.{job}",
 }
 
 
@@ -75,5 +75,5 @@ def test_jobs_need_a_command_and_name_the_job_in_it():
     live = site_filters.live_sites([CRM, {k: v for k, v in CRM.items() if k != "job_command"} | {"name": "crm"}])
     jobs = site_filters.site_jobs(live, [{"name": "fetch_bounces", "on_calendar": "*:0/15"}])
     assert [(j["unit"], j["command"]) for j in jobs] == [
-        ("civicrm-staging-crm-fetch-bounces", "cv api3 job.fetch_bounces")
+        ("civicrm-staging-crm-fetch-bounces", "/usr/local/bin/cv api3 job.fetch_bounces")
     ]
