@@ -28,8 +28,8 @@ CHOSEN_ROUNDS = 10
 
 HEADER = """\
 ---
-# Who may pass the front door, and has an account in the CRM. playbooks/user.yml adds, resets and removes people and writes
-# this file anew; edit it by hand for machines, then run playbooks/site.yml --tags people. Comments below are not kept.
+# Who may pass the front door, and has an account in the CRM. playbooks/user.yml adds, resets and removes people and
+# writes this file anew. Machines: by hand, then playbooks/site.yml --tags people. Comments below are not kept.
 """
 
 
@@ -42,7 +42,9 @@ def people_problems(people: list[Person], sites: list[str]) -> list[str]:
     for person in people:
         name = person.get("name")
         if not isinstance(name, str) or not NAME.fullmatch(name):
-            problems.append(f"person {name!r}: a name is letters, digits and . _ @ -, 64 at most, a letter or digit first")
+            problems.append(
+                f"person {name!r}: a name is letters, digits and . _ @ -, 64 at most, a letter or digit first"
+            )
             continue
         if not HASH.fullmatch(str(person.get("password_hash", ""))):
             problems.append(f"person {name!r}: password_hash is no bcrypt hash ($2y$...); playbooks/user.yml makes one")
@@ -64,7 +66,9 @@ def _machine_problems(person: Person) -> list[str]:
     problems = []
     if not paths:
         problems.append(f"machine {name!r}: give the paths that it may ask for")
-    problems += [f"machine {name!r}: path {p!r} must be like /civicrm/health" for p in paths if not PATH.fullmatch(str(p))]
+    problems += [
+        f"machine {name!r}: path {p!r} must be like /civicrm/health" for p in paths if not PATH.fullmatch(str(p))
+    ]
     if set(person.get("methods", [])) - set(METHODS):
         problems.append(f"machine {name!r}: methods are {', '.join(METHODS)}")
     wrong = [q for q in person.get("query", []) if not PARAMETER.fullmatch(str(q))]
@@ -195,7 +199,12 @@ def account_passwords(sites: list[str]) -> dict[str, str]:
 
 
 def with_person(
-    people: list[Person], change: str, name: str, password_hash: str = "", sites: list[str] | None = None, email: str = ""
+    people: list[Person],
+    change: str,
+    name: str,
+    password_hash: str = "",
+    sites: list[str] | None = None,
+    email: str = "",
 ) -> list[Person]:
     """Return the list with one person added, given a new hash, or taken out; done twice, it is the same list."""
     if change == "remove":

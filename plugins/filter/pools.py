@@ -29,8 +29,9 @@ def pool_memory_problem(pools: list[Pool], budget_mb: int, opcache_mb: int) -> s
         return ""
     largest = max(pools, key=lambda p: p["max_children"] * p["memory_limit_mb"])
     return (
-        f"the pools may take {taken} MB (max_children x memory_limit_mb of each, and OPcache), the budget is {budget_mb} MB: "
-        f"give {largest['name']} fewer than {largest['max_children']} max_children, or raise php_fpm_memory_budget_mb"
+        f"the pools may take {taken} MB (max_children x memory_limit_mb of each, and OPcache), the budget is "
+        f"{budget_mb} MB: give {largest['name']} fewer than {largest['max_children']} max_children, or raise "
+        "php_fpm_memory_budget_mb"
     )
 
 

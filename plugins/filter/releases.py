@@ -16,7 +16,9 @@ SHARED = {
 COPIED = ("archive", "git", "upgrade_command", "schema_command")
 
 
-def site_releases(sites: list[Site], base: str = "/srv/civicrm", jobs: list[dict[str, Any]] | None = None) -> list[Site]:
+def site_releases(
+    sites: list[Site], base: str = "/srv/civicrm", jobs: list[dict[str, Any]] | None = None
+) -> list[Site]:
     """Return site_release_sites for live sites whose application is archive or git.
 
     jobs: what site_jobs made; their timers pause during an upgrade.

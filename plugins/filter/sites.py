@@ -19,9 +19,9 @@ STATES = ("planned", "live", "retired")
 RELEASED = ("archive", "git")
 COMMANDS = ("job_command", "account_command", "credential_command", "upgrade_command", "schema_command")
 # A site's name is its user, its vhost's file and its units: these belong to Debian, or to this package.
-TAKEN = frozenset(
-    "root daemon bin sys sync games man lp mail news uucp proxy www-data backup list irc nobody sshd messagebus mysql redis "
-    "postfix dovecot dovenull unbound vmail mtail postdrop systemd-network systemd-resolve systemd-timesync".split()
+TAKEN = re.compile(
+    r"root|daemon|bin|sys|sync|games|man|lp|mail|news|uucp|proxy|www-data|backup|list|irc|nobody|sshd|messagebus"
+    r"|mysql|redis|postfix|dovecot|dovenull|unbound|vmail|mtail|postdrop|systemd-.*"
 )
 TAKEN_DATABASES = ("mysql", "sys", "test", "root", "information_schema", "performance_schema")
 # Folder of a release that is served, unless the inventory says otherwise.
@@ -41,7 +41,7 @@ def site_problems(sites: list[Site]) -> list[str]:
             problems.append(
                 f"site name {name!r}: use a letter, then letters, digits or '-', 31 at most, all lower case"
             )
-        elif name in TAKEN:
+        elif TAKEN.fullmatch(name):
             problems.append(f"site name {name!r}: a user of the system has this name; take another")
         server_name = site.get("server_name")
         if not isinstance(server_name, str) or not SERVER_NAME.fullmatch(server_name):
@@ -96,7 +96,7 @@ def _store_problems(site: Site) -> list[str]:
     if not DATABASE.fullmatch(str(database)) or database in TAKEN_DATABASES:
         problems.append(f"site {name!r}: database {database!r}: a letter, then letters, digits or _, not MariaDB's own")
     if not isinstance(php, str) or not PHP_VERSION.fullmatch(php):
-        problems.append(f"site {name!r}: php_version {php!r} must be a text such as \"8.4\"")
+        problems.append(f'site {name!r}: php_version {php!r} must be a text such as "8.4"')
     return problems
 
 
@@ -211,7 +211,9 @@ def site_jobs(sites: list[Site], jobs: list[dict[str, str]]) -> list[dict[str, A
             "user": s["user"],
             "job": job["name"],
             "on_calendar": job["on_calendar"],
-            "command": s["job_command"].replace("{job}", job["name"]).replace("{release}", f"/srv/civicrm/{s['name']}/current"),
+            "command": s["job_command"]
+            .replace("{job}", job["name"])
+            .replace("{release}", f"/srv/civicrm/{s['name']}/current"),
             "environment": s["pool_environment"],
         }
         for s in sites
