@@ -11,10 +11,12 @@ import hashlib
 import json
 import os
 import re
+import select
 import shutil
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -436,14 +438,18 @@ def type_password(copy: Installation, typed: str) -> tuple[str, int]:
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )  # fmt: skip
     os.close(child)
-    output, asked = b"", False
-    while True:
-        try:
-            chunk = os.read(parent, 65536)
-        except OSError:  # the other end is closed
-            break
-        output += chunk
-        if not asked and b"not shown)" in output:
+    output = b""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        ready, _, _ = select.select([parent], [], [], 2)
+        if ready:
+            try:
+                output += os.read(parent, 65536)
+            except OSError:  # the other end is closed
+                break
+        # In silence, and again after another: what is typed before the prompt listens is shown, or thrown away.
+        elif b"not shown)" in output:
             os.write(parent, typed.encode() + b"\r")
-            asked = True
+    else:
+        process.kill()
     return output.decode(errors="replace"), process.wait(timeout=120)
