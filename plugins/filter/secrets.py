@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import ipaddress
 import itertools
 import secrets
@@ -239,6 +240,29 @@ def redis_acl_hash(password: str) -> str:
     return digest.finalize().hex()
 
 
+def new_password(_: str) -> str:
+    """Return a password of 128 random bits; what it is given does not matter."""
+    return token()
+
+
+def mariadb_hash(password: str) -> str:
+    """Return the password as mysql_native_password stores it: '*' and the SHA-1 of the SHA-1, in capitals.
+
+    The server's own format; a password of 128 random bits needs no slow hash.
+    """
+    if not password:
+        raise AnsibleFilterError("mariadb_hash: the password is empty")
+    once = hashlib.sha1(password.encode()).digest()  # noqa: S324
+    return "*" + hashlib.sha1(once).hexdigest().upper()  # noqa: S324
+
+
+def with_site_secret(vault: dict[str, Any], site: str, secrets_of_site: dict[str, str | None]) -> dict[str, Any]:
+    """Return the vault with some of a site's secrets replaced; None takes one away."""
+    changed = {**vault["vault_sites"][site], **secrets_of_site}
+    kept = {key: value for key, value in changed.items() if value is not None}
+    return {**vault, "vault_sites": {**vault["vault_sites"], site: kept}}
+
+
 class FilterModule:
     """Expose the filters to Ansible."""
 
@@ -250,4 +274,7 @@ class FilterModule:
             "with_next_in_use": with_next_in_use,
             "peers_to_reauthenticate": peers_to_reauthenticate,
             "redis_acl_hash": redis_acl_hash,
+            "new_password": new_password,
+            "mariadb_hash": mariadb_hash,
+            "with_site_secret": with_site_secret,
         }

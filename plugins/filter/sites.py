@@ -12,13 +12,27 @@ Site = dict[str, Any]
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 SERVER_NAME = re.compile(r"(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]")
+PHP_VERSION = re.compile(r"[0-9]+\.[0-9]+")
+DATABASE = re.compile(r"[a-z][a-z0-9_]{0,31}")
+SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 STATES = ("planned", "live", "retired")
+RELEASED = ("archive", "git")
+COMMANDS = ("job_command", "account_command", "credential_command", "upgrade_command", "schema_command")
+# A site's name is its user, its vhost's file and its units: these belong to Debian, or to this package.
+TAKEN = re.compile(
+    r"root|daemon|bin|sys|sync|games|man|lp|mail|news|uucp|proxy|www-data|backup|list|irc|nobody|sshd|messagebus"
+    r"|mysql|redis|postfix|dovecot|dovenull|unbound|vmail|mtail|postdrop|systemd-.*"
+)
+TAKEN_DATABASES = ("mysql", "sys", "test", "root", "information_schema", "performance_schema")
+# Folder of a release that is served, unless the inventory says otherwise.
+WEB = {"drupal": "web"}
 
 
 def site_problems(sites: list[Site]) -> list[str]:
     """Return one sentence for each thing that is wrong with the list of sites; empty when all is well.
 
-    Checked before anything else, because a name becomes a user, a path and a database.
+    Checked before anything else, because a name becomes a user, a path and a database. A site may stand twice with the
+    same entry, as both profiles read the same list.
     """
     problems = []
     for site in sites:
@@ -27,6 +41,8 @@ def site_problems(sites: list[Site]) -> list[str]:
             problems.append(
                 f"site name {name!r}: use a letter, then letters, digits or '-', 31 at most, all lower case"
             )
+        elif TAKEN.fullmatch(name):
+            problems.append(f"site name {name!r}: a user of the system has this name; take another")
         server_name = site.get("server_name")
         if not isinstance(server_name, str) or not SERVER_NAME.fullmatch(server_name):
             problems.append(f"site {name!r}: server_name {server_name!r} is no domain name in lower case")
@@ -35,10 +51,52 @@ def site_problems(sites: list[Site]) -> list[str]:
             problems.append(
                 f"site {name!r}: docroot {docroot!r} must be an absolute path without '..', spaces or quotes"
             )
-    for key in ("name", "server_name", "database", "docroot"):
-        for value, count in Counter(str(s[key]) for s in sites if key in s).items():
+        problems += _application_problems(site) + _store_problems(site)
+    for key, values in _taken_once(sites).items():
+        for value, count in Counter(values).items():
             if count > 1:
                 problems.append(f"{key} {value!r} stands {count} times; each site needs its own")
+    return problems
+
+
+def _taken_once(sites: list[Site]) -> dict[str, list[str]]:
+    """Return what no two sites may share, with what follows from the names."""
+    return {
+        "name": [str(s["name"]) for s in sites if "name" in s],
+        "server_name": [str(s["server_name"]) for s in sites if "server_name" in s],
+        "database": [str(s.get("database", str(s["name"]).replace("-", "_"))) for s in sites if "name" in s],
+        "docroot": [str(s["docroot"]) for s in sites if "docroot" in s],
+    }
+
+
+def _application_problems(site: Site) -> list[str]:
+    name, application = site.get("name"), site.get("application", "none")
+    problems = []
+    source = site.get(application) if application in RELEASED else {}
+    if not isinstance(source, dict):
+        problems.append(f"site {name!r}: application {application} needs a key {application} that says from where")
+    elif application == "archive" and not SHA256.fullmatch(str(source.get("sha256", ""))):
+        problems.append(f"site {name!r}: archive needs url and sha256, 64 hexadecimal digits")
+    elif application == "git" and not (source.get("repository") and source.get("ref")):
+        problems.append(f"site {name!r}: git needs repository and ref")
+    if application in RELEASED and "docroot" in site:
+        problems.append(f"site {name!r}: docroot follows from the release; use web for the folder in it")
+    if site.get("upgrade_command") and not site.get("schema_command"):
+        problems.append(f"site {name!r}: upgrade_command needs schema_command, or a rollback could not be judged")
+    for key in COMMANDS:
+        command = site.get(key) or "/"
+        if not command.startswith(("/", "{release}/")) or not command.isprintable():
+            problems.append(f"site {name!r}: {key} must be one line that starts with an absolute path")
+    return problems
+
+
+def _store_problems(site: Site) -> list[str]:
+    name, database, php = site.get("name"), site.get("database", "x"), site.get("php_version", "8.4")
+    problems = []
+    if not DATABASE.fullmatch(str(database)) or database in TAKEN_DATABASES:
+        problems.append(f"site {name!r}: database {database!r}: a letter, then letters, digits or _, not MariaDB's own")
+    if not isinstance(php, str) or not PHP_VERSION.fullmatch(php):
+        problems.append(f'site {name!r}: php_version {php!r} must be a text such as "8.4"')
     return problems
 
 
@@ -46,7 +104,7 @@ def live_sites(sites: list[Site], base: str = "/srv/civicrm") -> list[Site]:
     """Return the sites whose state is live, with everything that follows from the name filled in.
 
     Filled in unless given: user, database, docroot, socket (PHP-FPM), cache_instance and cache_socket
-    (Redis), mail_domain, bounce_localpart. A key that the inventory gives is left as it is.
+    (Redis), mail_domain, bounce_localpart, web, pool_environment. A key that the inventory gives is left as it is.
     """
     live = []
     for site in sites:
@@ -57,10 +115,15 @@ def live_sites(sites: list[Site], base: str = "/srv/civicrm") -> list[Site]:
         if site.get("state", "live") != "live":
             continue
         name = site["name"]
+        web = site.get("web", WEB.get(site.get("cms", ""), "."))
+        released = site.get("application") in RELEASED
         derived = {
             "user": name,
             "database": name.replace("-", "_"),
-            "docroot": f"{base}/{name}/web",
+            "docroot": f"{base}/{name}/current/{web}".removesuffix("/.") if released else f"{base}/{name}/web",
+            "release_path": f"{base}/{name}/release-path" if released else "",
+            "web": web,
+            "pool_environment": {"CIVICRM_ENVIRONMENT": site.get("environment", "production"), "CIVICRM_SITE": name},
             "socket": f"/run/php/{name}.sock",
             "cache_instance": f"cache-{name}",
             "cache_socket": f"/run/redis-cache-{name}/redis.sock",
@@ -81,8 +144,9 @@ def site_pools(sites: list[Site], max_children: int, memory_limit_mb: int) -> li
             "user": s["user"],
             "group": s["user"],
             "socket": s["socket"],
-            "max_children": s.get("php_max_children", max_children),
+            "max_children": s.get("php_max_children", max_children),  # 0: from memory
             "memory_limit_mb": s.get("php_memory_limit_mb", memory_limit_mb),
+            "environment": s["pool_environment"],
             "php_values": {"sendmail_path": "/usr/sbin/sendmail -t -i"} | s.get("php_values", {}),
         }
         for s in sites
@@ -167,7 +231,10 @@ def site_jobs(sites: list[Site], jobs: list[dict[str, str]]) -> list[dict[str, A
             "user": s["user"],
             "job": job["name"],
             "on_calendar": job["on_calendar"],
-            "command": s["job_command"].replace("{job}", job["name"]),
+            "command": s["job_command"]
+            .replace("{job}", job["name"])
+            .replace("{release}", f"/srv/civicrm/{s['name']}/current"),
+            "environment": s["pool_environment"],
         }
         for s in sites
         if s.get("job_command")

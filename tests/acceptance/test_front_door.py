@@ -82,7 +82,7 @@ def test_int_answers_only_the_front_door(browse, crm_ext, ops, front_door):
 def test_passwords_are_stored_as_bcrypt(crm_ext, crm_int):
     """A stolen file must not give the passwords away (S10)."""
     for host, path in (
-        (crm_ext, "/etc/apache2/civicrm/people.htpasswd"),
+        (crm_ext, "/etc/apache2/civicrm/people-crm.htpasswd"),
         (crm_int, "/etc/apache2/civicrm/front-door.htpasswd"),
     ):
         file = host.file(path)

@@ -6,13 +6,17 @@ contact with any host would show; podman, ip and nft are fakes too.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import re
+import select
 import shutil
 import subprocess
 import sys
+import termios
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -64,7 +68,7 @@ class Installation:
     def vault(self) -> Path:
         return self.inventory / VAULT
 
-    def play(self, playbook: str, *options: str, inventory: Path | None = None) -> Run:
+    def environment(self) -> dict[str, str]:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ANSIBLE_")} | {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
@@ -75,10 +79,13 @@ class Installation:
         }
         if self.password_file:
             environment["ANSIBLE_VAULT_PASSWORD_FILE"] = str(self.password_file)
+        return environment
+
+    def play(self, playbook: str, *options: str, inventory: Path | None = None) -> Run:
         done = subprocess.run(
             ["ansible-playbook", "-i", inventory or self.inventory, f"playbooks/{playbook}", *options],
             cwd=ROOT,
-            env=environment,
+            env=self.environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -113,6 +120,7 @@ def good(tmp_path_factory) -> Installation:
 
 
 SITES = "group_vars/all/sites.yml"
+PEOPLE = "group_vars/all/people.yml"
 
 
 def name_of_second_site(name: str) -> Callable[[Installation], None]:
@@ -176,6 +184,44 @@ MISTAKES: dict[str, tuple[Callable[[Installation], object], str]] = {
         lambda c: c.edit(SITES, r"server_name: staging\.crm\.", "server_name: crm."),
         r"list of sites: server_name 'crm\.torproject\.test' stands 2 times; each site needs its own$",
     ),
+    "site named like a user of the system": (
+        name_of_second_site("backup"),
+        r"list of sites: site name 'backup': a user of the system has this name; take another$",
+    ),
+    "two sites with one database": (
+        lambda c: c.edit(SITES, r"^  - name: staging-crm$", "  - name: staging-crm\n    database: crm"),
+        r"list of sites: database 'crm' stands 2 times; each site needs its own$",
+    ),
+    "PHP version that is a number": (
+        lambda c: c.edit(SITES, r'php_version: "\{\{ lab_php_version \}\}"', "php_version: 8.10", count=1),
+        r"list of sites: site 'crm': php_version 8\.1 must be a text such as \"8\.4\"$",
+    ),
+    "archive without a checksum": (
+        lambda c: c.edit(
+            SITES, r"application: none", "application: archive\n    archive: {url: x.tar, sha256: abc}", count=1
+        ),
+        r"list of sites: site 'staging-crm': archive needs url and sha256, 64 hexadecimal digits$",
+    ),
+    "upgrade that could not be taken back": (
+        lambda c: c.edit(SITES, r"application: none", "application: none\n    upgrade_command: /usr/bin/cv", count=1),
+        r"list of sites: site 'staging-crm': upgrade_command needs schema_command, or a rollback could not be judged$",
+    ),
+    "person with a colon": (
+        lambda c: c.edit(PEOPLE, r'name: "bob"', 'name: "bob:x"'),
+        r"list of people: person 'bob:x': a name is letters, digits",
+    ),
+    "person with two lines": (
+        lambda c: c.edit(PEOPLE, r'name: "bob"', r'name: "bob\\nroot"'),
+        r"list of people: person 'bob\\nroot': a name is letters, digits",
+    ),
+    "person twice": (
+        lambda c: c.edit(PEOPLE, r'name: "bob"', 'name: "Alice"'),
+        r"list of people: person 'alice' stands 2 times",
+    ),
+    "person without a hash": (
+        lambda c: c.edit(PEOPLE, r"password_hash: .*bob.*", "password_hash: secret"),
+        r"list of people: person 'bob': password_hash is no bcrypt hash",
+    ),
     "variables for an unknown host": (
         lambda c: c.write("host_vars/crm-int-09.yml", "ansible_user: root\n"),
         r"/inventory: host_vars/crm-int-09\.yml is for a host that hosts\.yml does not name$",
@@ -220,7 +266,7 @@ def assert_refused(run: Run, message: str) -> None:
     assert run.errors, run.output
     assert all(re.search(message, line) for line in run.errors), run.errors
     assert all(re.search(message, text) for text in run.fatal_messages), run.fatal_messages
-    assert len(run.output.splitlines()) <= 60, "the line drowns"
+    assert len(run.output.splitlines()) <= 70, "the line drowns"
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -323,3 +369,88 @@ def test_secrets_never_overwrite_a_vault_that_does_not_open(good, tmp_path):
     copy.password_file.write_text("another\n")
     assert_refused(copy.play("secrets.yml"), "Decryption failed")
     assert copy.vault.read_bytes() == good.vault.read_bytes()
+
+
+# Operations that name one site or one person: what cannot be is said before a host is reached.
+REFUSED = [
+    ("user.yml", [], r"^change '': say change=add, change=reset or change=remove$"),
+    ("user.yml", ["change=add", "person=a:b"], r"^person 'a:b': a name is letters, digits"),
+    ("user.yml", ['{"change": "add", "person": "a\\nb"}'], r"^person 'a\\nb': a name is letters, digits"),
+    ("user.yml", ["change=add", "person=alice"], r"^alice is there already: change=reset makes a new password$"),
+    ("user.yml", ["change=remove", "person=carol"], r"^carol is not in the list: to finish a removal that was cut off"),
+    (
+        "deploy.yml",
+        ["site=shop"],
+        r"^site=shop: name a live site whose application is archive or git; such sites: none$",
+    ),
+    ("rotate_database.yml", ["site=shop"], r"^site=shop: name a live site with a credential_command; such sites: crm$"),
+]
+
+
+@pytest.mark.parametrize(("playbook", "variables", "message"), REFUSED, ids=lambda v: str(v)[:40])
+def test_what_cannot_be_done_is_said_before_a_host_is_reached(good, playbook, variables, message):
+    """The inventory stays as it is, too."""
+    before = {path: path.read_bytes() for path in good.inventory.rglob("*.yml")}
+    assert_refused(good.play(playbook, *[word for v in variables for word in ("-e", v)]), message)
+    assert {path: path.read_bytes() for path in good.inventory.rglob("*.yml")} == before
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("", "the password has fewer than 12 characters"),
+        ("x" * 73, "the password has more than 72 bytes: bcrypt would not look at the rest"),
+    ],
+    ids=["empty", "73 bytes"],
+)
+def test_a_chosen_password_that_bcrypt_would_cut_is_refused(good, tmp_path, typed, message):
+    """Typed on a terminal as an operator does; nothing is written, and it is shown nowhere (S12)."""
+    copy = Installation(tmp_path / "copy", good.inventory)
+    shutil.copy(good.vault, copy.vault)
+    before = (copy.inventory / PEOPLE).read_bytes()
+    output, status = type_password(copy, typed)
+    assert status != 0
+    assert message in output
+    assert not typed or typed not in output
+    assert (copy.inventory / PEOPLE).read_bytes() == before
+    assert not (copy.folder / "contacted").exists()
+
+
+def test_a_chosen_password_gets_cost_10_and_is_never_shown(good, tmp_path):
+    """bcrypt's cost protects what a person can remember; the host is out of reach here, the list is written (S12)."""
+    copy = Installation(tmp_path / "copy", good.inventory)
+    shutil.copy(good.vault, copy.vault)
+    output, _ = type_password(copy, "correct horse: battery")
+    assert "correct horse: battery" not in output
+    (carol,) = [p for p in yaml.safe_load((copy.inventory / PEOPLE).read_text())["crm_users"] if p["name"] == "carol"]
+    assert carol["password_hash"].startswith("$2y$10$")
+    assert carol["password_hash"] not in output
+    assert (copy.folder / "contacted").exists()
+
+
+def type_password(copy: Installation, typed: str) -> tuple[str, int]:
+    """Run user.yml on a terminal of its own and type a password when it asks; (output, status)."""
+    parent, child = os.openpty()
+    environment = copy.environment() | {"TMPDIR": str(copy.folder)}
+    options = ["-e", "change=add", "-e", "person=carol", "-e", "choose_password=true", "-vvv", "--diff"]
+    process = subprocess.Popen(
+        ["ansible-playbook", "-i", copy.inventory, "playbooks/user.yml", *options],
+        cwd=ROOT, env=environment, stdin=child, stdout=child, stderr=child, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(child)
+    output = b""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        ready, _, _ = select.select([parent], [], [], 2)
+        if ready:
+            try:
+                output += os.read(parent, 65536)
+            except OSError:  # the other end is closed
+                break
+        # In silence, and again after another: what is typed before the prompt listens is shown, or thrown away.
+        elif b"not shown)" in output:
+            os.write(parent, typed.encode() + b"\r")
+    else:
+        process.kill()
+    return output.decode(errors="replace"), process.wait(timeout=120)

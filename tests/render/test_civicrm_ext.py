@@ -71,10 +71,11 @@ def test_certificates_come_from_the_private_ca_unless_files_are_given(ext, kind)
 def test_nobody_passes_the_front_door_without_a_password(door):
     """P: everything behind it, without an exception."""
     location = re.search(r'<Location "/">(.*?)</Location>', door, re.DOTALL)[1]
-    assert re.findall(r"^\s*Require (.*)$", door, re.MULTILINE) == ["valid-user"]
-    assert "Require valid-user" in location
+    assert not re.findall(r"^\s*Require (.*)$", door, re.MULTILINE)
+    assert "Include /etc/apache2/civicrm/people-crm.conf" in location
     assert "AuthType Basic" in location
-    assert "AuthUserFile /etc/apache2/civicrm/people.htpasswd" in location
+    assert "AuthUserFile /etc/apache2/civicrm/people-crm.htpasswd" in location
+    assert "AuthGroupFile /etc/apache2/civicrm/people-crm.groups" in location
     assert "Satisfy" not in door
 
 
@@ -126,9 +127,50 @@ def test_the_front_doors_log_says_who_came_in(door):
     assert re.search(r'CustomLog \S+/crm\.log ".*%u.*"', door)
 
 
-def test_people_stand_in_the_password_file_by_hash(ext):
-    text = ext("etc/apache2/civicrm/people.htpasswd")
-    assert [line for line in text.splitlines() if not line.startswith("#")] == ["alice:$2y$05$" + "a" * 53]
+PEOPLE = [
+    {"name": "alice", "password_hash": "$2y$05$" + "a" * 53},
+    {"name": "bob", "password_hash": "$2y$05$" + "b" * 53, "sites": ["test-crm"]},
+    {"name": "carol", "password_hash": "$2y$05$" + "c" * 53, "state": "blocked"},
+    {
+        "name": "uptime",
+        "password_hash": "$2y$05$" + "d" * 53,
+        "machine": True,
+        "paths": ["/civicrm/health.txt", "/x"],
+        "query": ["key"],
+    },
+]
+
+
+def people(render, kind: str) -> list[str]:
+    text = render(
+        "civicrm_ext", f"etc/apache2/civicrm/people-site.{kind}", item={"name": "crm"}, civicrm_ext_users=PEOPLE
+    )
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
+
+
+def test_who_passes_a_sites_front_door_stands_in_its_own_file(render):
+    """Not who has other sites, not who is blocked (S12)."""
+    assert [line.split(":")[0] for line in people(render, "htpasswd")] == ["alice", "uptime"]
+    assert people(render, "htpasswd")[0] == "alice:$2y$05$" + "a" * 53
+
+
+def test_machines_are_no_people(render):
+    """A password alone opens nothing: it takes the group of people, or a machine's own rule (S12)."""
+    assert people(render, "groups") == ["people: alice"]
+    assert people(render, "conf")[:2] == ["<RequireAny>", "Require group people"]
+    assert not [line for line in people(render, "conf") if "valid-user" in line]
+
+
+def test_a_machine_is_confined_to_paths_methods_and_parameters(render):
+    """All at once; the CMS takes its route from the query as well."""
+    rules = people(render, "conf")
+    inner = rules[rules.index("<RequireAll>") + 1 : rules.index("</RequireAll>")]
+    assert inner == [
+        "Require user uptime",
+        "Require expr \"%{REQUEST_METHOD} in { 'GET', 'HEAD' }\"",
+        r'Require expr "%{REQUEST_URI} =~ m#^(/civicrm/health\.txt|/x)(/|$)#"',
+        'Require expr "%{QUERY_STRING} =~ /^((key)=[^&]*(&|$))*$/"',
+    ]
 
 
 def test_donors_need_no_password_and_reach_nothing_of_the_crm(api):

@@ -95,6 +95,16 @@ def test_clean_urls_reach_the_front_controller_and_missing_php_files_do_not_reac
     assert 'SetHandler "proxy:unix:/run/php/staging-crm.sock|fcgi://staging-crm"' in php
 
 
+def test_php_gets_the_real_path_of_a_release_and_other_sites_are_left_alone(vhost):
+    """OPcache keys by path: through the link it would go on with the release before."""
+    text = vhost(
+        application="archive", docroot="/srv/civicrm/staging-crm/current/web", release_path="/srv/x/release-path"
+    )
+    assert '=~ m#/current(/.*)$#" SCRIPT_FILENAME "%{file:/srv/x/release-path}$1"' in text
+    assert 'DOCUMENT_ROOT "%{file:/srv/x/release-path}$1"' in text
+    assert "ProxyFCGISetEnvIf" not in vhost()
+
+
 @pytest.mark.parametrize("cms", ["drupal", "wordpress", "standalone"])
 @pytest.mark.parametrize(
     "path",
@@ -206,6 +216,7 @@ def test_a_job_runs_as_its_sites_user_and_ends_some_day(render):
     text = render("civicrm_int", "etc/systemd/system/civicrm-job.service", item=job())
     assert "User=staging-crm\n" in text
     assert "ExecStart=/usr/local/bin/cv --cwd=/srv/x api3 job.process_mailing\n" in text
+    assert 'Environment="CIVICRM_ENVIRONMENT=staging"\n' in text
     assert re.search(r"^Type=oneshot$", text, re.MULTILINE)
     assert re.search(r"^TimeoutStartSec=\d+h$", text, re.MULTILINE)
 

@@ -55,3 +55,9 @@ def test_every_line_of_ours_is_a_comment_to_php(render):
         "etc/php/version/fpm/pool.d/00-civicrm-global.conf",
     ):
         assert render("php_fpm", template).startswith(";")
+
+
+def test_a_pool_knows_its_environment(render):
+    text = render("php_fpm", POOL, item=CRM | {"environment": {"CIVICRM_ENVIRONMENT": "staging"}})
+    assert 'env[CIVICRM_ENVIRONMENT] = "staging"\n' in text
+    assert "env[" not in render("php_fpm", POOL, item=CRM)

@@ -146,3 +146,22 @@ def test_an_endpoints_identity_is_a_name_of_its_certificate(vault):
     certificate = x509.load_pem_x509_certificate(vault["vault_ipsec_endpoints"]["b"]["certificate"].encode())
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["b.example.org"]
+
+
+def test_a_password_is_hashed_as_mariadb_does_it():
+    """MariaDB's own PASSWORD('secret-password')."""
+    assert filters.mariadb_hash("secret-password") == "*76B77C0E8DC27C364F7DA2638BFC6D012F4359E9"
+    assert re.fullmatch(r"[\w-]{22}", filters.new_password(""))
+
+
+def test_one_sites_secret_changes_and_nothing_else(vault):
+    changed = filters.with_site_secret(vault, "crm", {"database_password": "new", "database_password_next": None})
+    assert changed["vault_sites"]["crm"] == vault["vault_sites"]["crm"] | {"database_password": "new"}
+    assert {k: v for k, v in changed.items() if k != "vault_sites"} == {
+        k: v for k, v in vault.items() if k != "vault_sites"
+    }
+    started = filters.with_site_secret(vault, "crm", {"database_password_next": "n"})
+    assert "database_password_next" not in vault["vault_sites"]["crm"]
+    ended = filters.with_site_secret(started, "crm", {"database_password": "n", "database_password_next": None})
+    assert "database_password_next" not in ended["vault_sites"]["crm"]
+    assert make(copy.deepcopy(started), people=("alice",)) == started, "secrets.yml leaves a started rotation alone"

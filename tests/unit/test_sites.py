@@ -12,7 +12,7 @@ CRM = {
     "state": "live",
     "php_version": "8.4",
     "mail_policy": "catch",
-    "job_command": "cv api3 job.{job}",
+    "job_command": "/usr/local/bin/cv api3 job.{job}",
 }
 
 
@@ -75,5 +75,61 @@ def test_jobs_need_a_command_and_name_the_job_in_it():
     live = site_filters.live_sites([CRM, {k: v for k, v in CRM.items() if k != "job_command"} | {"name": "crm"}])
     jobs = site_filters.site_jobs(live, [{"name": "fetch_bounces", "on_calendar": "*:0/15"}])
     assert [(j["unit"], j["command"]) for j in jobs] == [
-        ("civicrm-staging-crm-fetch-bounces", "cv api3 job.fetch_bounces")
+        ("civicrm-staging-crm-fetch-bounces", "/usr/local/bin/cv api3 job.fetch_bounces")
     ]
+
+
+RELEASE = {"application": "archive", "archive": {"url": "x.tar", "sha256": "0" * 64}}
+
+
+@pytest.mark.parametrize("name", ["www-data", "mysql", "backup", "mail", "systemd-x"])
+def test_a_name_that_belongs_to_a_user_of_the_system_is_refused(name):
+    """The site's user would be that one: its PHP would own the databases, or the spool."""
+    (problem,) = site_filters.site_problems([CRM | {"name": name}])
+    assert "a user of the system" in problem
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"application": "archive"}, "needs a key archive"),
+        (RELEASE | {"archive": {"url": "x", "sha256": "abc"}}, "64 hexadecimal"),
+        ({"application": "git", "git": {"repository": "x"}}, "repository and ref"),
+        (RELEASE | {"docroot": "/srv/x"}, "follows from the release"),
+        ({"upgrade_command": "/bin/x"}, "needs schema_command"),
+        ({"job_command": "cv api3"}, "absolute path"),
+        ({"account_command": "/bin/x\n/bin/y"}, "one line"),
+        ({"database": "mysql"}, "not MariaDB's own"),
+        ({"database": "a`b"}, "a letter, then"),
+        ({"php_version": 8.4}, "must be a text"),
+        ({"php_version": "8.4 libapache2"}, "must be a text"),
+    ],
+)
+def test_a_site_that_could_not_be_made_is_refused(keys, says):
+    (problem,) = site_filters.site_problems([CRM | keys])
+    assert says in problem and "\n" not in problem
+
+
+def test_a_database_that_follows_from_another_sites_name_is_not_free():
+    problems = site_filters.site_problems(
+        [CRM, CRM | {"name": "crm", "server_name": "crm.example.org", "database": "staging_crm"}]
+    )
+    assert problems == ["database 'staging_crm' stands 2 times; each site needs its own"]
+
+
+def test_a_site_of_releases_serves_the_one_that_is_current():
+    (drupal,) = site_filters.live_sites([CRM | RELEASE | {"cms": "drupal"}])
+    assert drupal["docroot"] == "/srv/civicrm/staging-crm/current/web"
+    assert drupal["release_path"] == "/srv/civicrm/staging-crm/release-path"
+    (wordpress,) = site_filters.live_sites([CRM | RELEASE | {"cms": "wordpress"}])
+    assert wordpress["docroot"] == "/srv/civicrm/staging-crm/current"
+    (other,) = site_filters.live_sites([CRM])
+    assert (other["docroot"], other["release_path"]) == ("/srv/civicrm/staging-crm/web", "")
+
+
+def test_the_application_is_told_its_environment():
+    live = site_filters.live_sites([CRM])
+    (pool,) = site_filters.site_pools(live, 5, 128)
+    assert pool["environment"] == {"CIVICRM_ENVIRONMENT": "staging", "CIVICRM_SITE": "staging-crm"}
+    (job,) = site_filters.site_jobs(live, [{"name": "x", "on_calendar": "*:0"}])
+    assert job["environment"] == pool["environment"]

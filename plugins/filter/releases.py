@@ -1,0 +1,94 @@
+"""What the role site_release hands to its tool, worked out from the list of sites."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+Site = dict[str, Any]
+
+# Where each CMS writes: places in the release that lead into shared/ unless the inventory says otherwise.
+SHARED = {
+    "drupal": [{"path": "web/sites/default/files", "to": "files"}, {"path": "private", "to": "private"}],
+    "wordpress": [{"path": "wp-content/uploads", "to": "files"}],
+    "standalone": [{"path": "public", "to": "files"}, {"path": "private", "to": "private"}],
+}
+COPIED = ("archive", "git", "upgrade_command", "schema_command")
+
+
+def site_releases(
+    sites: list[Site], base: str = "/srv/civicrm", jobs: list[dict[str, Any]] | None = None
+) -> list[Site]:
+    """Return site_release_sites for live sites whose application is archive or git.
+
+    jobs: what site_jobs made; their timers pause during an upgrade.
+    """
+    return [
+        {
+            "name": s["name"],
+            "user": s["user"],
+            "base": f"{base}/{s['name']}",
+            "web": s["web"],
+            "shared": s.get("shared", SHARED.get(s.get("cms", ""), [])),
+            "environment": s["pool_environment"],
+            "database": s["database"],
+            "cache_socket": s["cache_socket"],
+            "pause_units": [j["unit"] for j in jobs or [] if j["site"] == s["name"]],
+        }
+        | {key: s[key] for key in COPIED if s.get(key)}
+        for s in sites
+        if s["application"] in ("archive", "git")
+    ]
+
+
+def release_files(sites: list[Site], folder: str, commits: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Return [{name, file, sha256, id}]: where each site's archive lies on the machine that runs Ansible.
+
+    commits: registered results of `git rev-parse`. A release is named after the archive's sha256 or the commit; sha256
+    is empty for a repository, whose commit is a checksum itself.
+    """
+    found = {c["item"]["name"]: c["stdout"] for c in commits}
+    files = []
+    for site in sites:
+        if "git" in site:
+            commit = found[site["name"]]
+            files.append({"name": site["name"], "file": f"{folder}/{commit}.tar", "sha256": "", "id": commit[:12]})
+        else:
+            url, sha256 = site["archive"]["url"], site["archive"]["sha256"].lower()
+            path = f"{folder}/{sha256}" if "://" in url else url
+            files.append({"name": site["name"], "file": path, "sha256": sha256, "id": sha256[:12]})
+    return files
+
+
+def releases_to_send(listed: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return those results of `civicrm-release --json list` whose host has not unpacked the release yet."""
+    return [r for r in listed if r["item"]["item"]["id"] not in json.loads(r["stdout"])["releases"]]
+
+
+def release_description(site: Site, keep_releases: int, keep_dumps: int, pause_seconds: int) -> dict[str, Any]:
+    """Return /etc/civicrm-release/<site>.json."""
+    texts = {key: site.get(key, "") for key in ("database", "upgrade_command", "schema_command", "cache_socket")}
+    return {
+        "name": site["name"],
+        "base": site["base"],
+        "user": site["user"],
+        "web": site.get("web", "."),
+        "shared": site.get("shared", []),
+        "environment": site.get("environment", {}),
+        "pause_units": site.get("pause_units", []),
+        "pause_seconds": pause_seconds,
+        "keep_releases": keep_releases,
+        "keep_dumps": keep_dumps,
+    } | texts
+
+
+class FilterModule:
+    """Expose the filters to Ansible."""
+
+    def filters(self) -> dict[str, Any]:
+        return {
+            "site_releases": site_releases,
+            "release_files": release_files,
+            "releases_to_send": releases_to_send,
+            "release_description": release_description,
+        }

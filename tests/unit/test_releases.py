@@ -1,0 +1,53 @@
+"""What the release tool is told, worked out from the list of sites."""
+
+import json
+
+from loading import load
+
+releases = load("plugins/filter/releases.py")
+sites = load("plugins/filter/sites.py")
+
+BASE = {"server_name": "x.example.org", "environment": "test", "php_version": "8.4", "cms": "drupal"}
+ARCHIVE = BASE | {
+    "name": "a",
+    "application": "archive",
+    "archive": {"url": "https://example.org/a.tar", "sha256": "AB" * 32},
+}
+GIT = BASE | {"name": "b", "application": "git", "git": {"repository": "/srv/b.git", "ref": "main"}}
+OTHER = BASE | {"name": "c", "application": "external"}
+
+
+def test_only_sites_with_releases_are_deployed_and_their_jobs_pause():
+    live = sites.live_sites([ARCHIVE | {"job_command": "/bin/x {job}"}, GIT, OTHER])
+    jobs = sites.site_jobs(live, [{"name": "process_mailing", "on_calendar": "*:0/5"}])
+    first, second = releases.site_releases(live, "/srv/civicrm", jobs)
+    assert (first["name"], second["name"]) == ("a", "b")
+    assert first["pause_units"] == ["civicrm-a-process-mailing"] and second["pause_units"] == []
+    assert first["shared"][0] == {"path": "web/sites/default/files", "to": "files"}
+    assert first["environment"]["CIVICRM_ENVIRONMENT"] == "test"
+
+
+def test_a_release_is_named_after_what_is_in_it():
+    commit = "c0ffee" * 6 + "abcd"
+    made = releases.release_files([ARCHIVE, GIT], "/cache", [{"item": GIT, "stdout": commit}])
+    assert made == [
+        {"name": "a", "file": "/cache/" + "ab" * 32, "sha256": "ab" * 32, "id": "ab" * 6},
+        {"name": "b", "file": f"/cache/{commit}.tar", "sha256": "", "id": "c0ffeec0ffee"},
+    ]
+    (local,) = releases.release_files([ARCHIVE | {"archive": {"url": "x/a.tar", "sha256": "0" * 64}}], "/cache", [])
+    assert local["file"] == "x/a.tar"
+
+
+def test_an_archive_is_sent_once():
+    def listed(release):
+        return {"item": {"item": {"id": release}}, "stdout": json.dumps({"releases": ["one"]})}
+
+    assert releases.releases_to_send([listed("one"), listed("two")]) == [listed("two")]
+
+
+def test_the_tool_reads_all_its_keys():
+    """A key that the tool does not know, or misses, stops every deployment."""
+    tool = load("roles/site_release/files/usr/local/sbin/civicrm-release")
+    (site,) = releases.site_releases(sites.live_sites([ARCHIVE]))
+    described = releases.release_description(site, 3, 3, 300)
+    assert set(described) == set(tool.Site.__dataclass_fields__)
