@@ -26,7 +26,8 @@ PROBE_EVERY = 0.1  # seconds
 LIMIT = 120  # seconds until a fault that does not heal is given up
 
 SINK = f"""
-import socket
+import os, socket, sys, threading
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
 listener = socket.create_server(("::", {PORT}), family=socket.AF_INET6, dualstack_ipv6=True)
 print("ready", flush=True)
 while True:
@@ -87,7 +88,7 @@ def speeds(outer: str, inner: str) -> list[str]:
         assert sink.stdout.readline() == "ready\n"
         plain, tunnel = transfer(outer), transfer(inner)
     finally:
-        on_host(INT, "pkill", "-f", f"create_server.*{PORT}")
+        sink.stdin.close()
         sink.wait(timeout=30)
         for host in (INT, EXT):
             on_host(host, "systemctl", "reload", "nftables")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import time
 
@@ -25,6 +26,14 @@ def refuse(world, rule: dict | None) -> None:
     """Make the fake provider refuse by one more rule, or no longer."""
     world.check_output(f"python3 -c {shlex.quote(SET_RULES)} {shlex.quote(json.dumps(rule) if rule else '')}")
     world.check_output("systemctl reload fake-provider@refusing.service")
+
+
+@pytest.fixture(autouse=True)
+def nobody_fetches(crm_int):
+    """CiviCRM's own timer would empty the mailbox in the middle of a test."""
+    crm_int.check_output("systemctl stop civicrm-crm-fetch-bounces.timer")
+    yield
+    crm_int.check_output("systemctl start civicrm-crm-fetch-bounces.timer")
 
 
 @pytest.fixture
@@ -105,7 +114,7 @@ def test_killed_again_and_again_each_message_arrives_once(crm_int, world, eventu
             crm_int.run("systemctl kill -s KILL bounce-breaker.service")
     fetch = f"doveadm fetch -u crm hdr.subject mailbox INBOX header To '{recipient}'"
     found = eventually(
-        lambda: (lines := crm_int.check_output(fetch + " | grep -o 'n[0-9]*$'").split()) and len(lines) >= 20 and lines,
+        lambda: (lines := re.findall(r"\bn\d+$", crm_int.check_output(fetch), re.M)) and len(lines) >= 20 and lines,
         within=120,
     )
     assert sorted(found) == sorted(f"n{number}" for number in range(20))
@@ -117,9 +126,9 @@ def test_a_bounce_that_was_ignored_is_counted_and_put_back(crm_int, world, event
     """A changed hash format has lost bounces for weeks elsewhere: they are seen, and processed after all (N8)."""
     stamp = time.time_ns()
     newsletter(crm_int, f"create --group lost-{stamp} --contact nobody@refusing.test:on_hold=0")
-    before = folder_counts(crm_int)["INBOX"]
+    run_job(crm_int, "fetch-bounces")
     run_job(crm_int, "process-mailing")
-    eventually(lambda: folder_counts(crm_int)["INBOX"] == before + 1, within=120)
+    eventually(lambda: folder_counts(crm_int)["INBOX"] == 1, within=120)
     crm_int.check_output("doveadm move -u crm INBOX.CiviMail.ignored mailbox INBOX header Subject Undelivered")
     crm_int.check_output("systemctl start mailbox-watch.service")
     metrics = "cat /var/lib/prometheus/node-exporter/mailbox-watch.prom"

@@ -457,7 +457,9 @@ def test_the_link_heals_after_a_cut(crm_int, crm_ext, eventually):
     eventually(lambda: up(crm_ext, crm_int))
 
 
-QUEUE = "donations:private-link"
+# Nobody takes from this queue: its CRM has no application.
+SITE = "test-donate-api"
+QUEUE = f"donations:{SITE}"
 STOP = "/run/acceptance-stop"
 WRITER = r"""
 import os, socket, sys, time
@@ -469,7 +471,7 @@ def ask(*words):
     queue.sendall(b"*%d\r\n" % len(words) + b"".join(strings))
     answer = queue.recv(1000)
     assert answer[:1] in b"+:", answer
-ask("AUTH", "writer", password)
+ask("AUTH", sys.argv[3], password)
 acknowledged, longest, deadline = 0, 0.0, time.monotonic() + 300
 print("ready", flush=True)
 while acknowledged < 1000 or not os.path.exists(sys.argv[2]):
@@ -492,13 +494,14 @@ def writes_to_the_queue(crm_int, crm_ext, vault) -> Iterator[None]:
     worker = "read -r REDISCLI_AUTH; export REDISCLI_AUTH; redis-cli -h 10.77.0.11 --user worker --no-auth-warning"
     worker = f"printf '%s\\n' '{vault['vault_queue']['worker']}' | sh -c '{worker}"
     crm_ext.check_output(f"rm -f {STOP}")
+    crm_int.check_output(f"{worker} DEL {QUEUE}'")
     writer = subprocess.Popen(
-        ["podman", "exec", "-i", "-u", "donate-api", crm_ext.check_output("hostname -s"), "python3", "-c", WRITER,
-         QUEUE, STOP],
+        ["podman", "exec", "-i", "-u", SITE, crm_ext.check_output("hostname -s"), "python3", "-c", WRITER,
+         QUEUE, STOP, f"writer-{SITE}"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     try:
-        writer.stdin.write(vault["vault_queue"]["writer"] + "\n")
+        writer.stdin.write(vault["vault_donation_queues"][SITE]["writer"] + "\n")
         writer.stdin.flush()
         assert (first := writer.stdout.readline()) == "ready\n", first + writer.stdout.read()
         yield

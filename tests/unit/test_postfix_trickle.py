@@ -95,6 +95,15 @@ def test_a_large_batch_is_delivered_by_one_scan(mta, run, tmp_path):
     assert not mta.calls(f"postqueue -c {mta.root}/etc -i")
 
 
+def test_a_batch_is_delivered_although_postfix_is_being_reloaded(mta, run):
+    """For a moment nobody listens to the request for a scan; it is made again."""
+    ids = [mta.put(f"4jWDX{n:02}X7zLWbx") for n in range(postfix.ONE_BY_ONE + 5)]
+    (mta.root / "nobody-listens").touch()
+    assert run(main, 1000, 1)[0] == 0
+    assert {i for _, i in mta.delivered()} == set(ids)
+    assert len(mta.calls("postkick")) == 2
+
+
 def test_a_message_that_has_waited_long_gets_a_new_lifetime(mta, run):
     """Held for days, it would expire at the first deferral; requeued it has five days again."""
     old, young = mta.put("4jWDX1GX7zLWbx", age=3 * 86400), mta.put("4jWDX2GX7zLWbx", age=2 * 86400)

@@ -22,6 +22,8 @@ from mail_tools.command import Failure, counted, seconds
 
 # Below this, each released message is asked for by name; above, one scan of the deferred queue is cheaper.
 ONE_BY_ONE = 50
+# Attempts to wake a service.
+KICKS = 10
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,7 @@ def release(where: Instance, ids: Sequence[str], requeue: Collection[str] = ()) 
         _try_now(where, plain)
     if again := _super(where, "-r", "Requeued", anew, ("hold",)):
         # postsuper leaves them in maildrop, which pickup looks at once a minute.
-        where.command("postkick", "public", "pickup", "W")
+        _kick(where, "pickup", "W")
     return count + again
 
 
@@ -243,7 +245,19 @@ def _try_now(where: Instance, ids: Sequence[str]) -> None:
         if entry.name in wanted:
             with contextlib.suppress(FileNotFoundError):
                 os.utime(entry.path, (now, now))
-    where.command("postkick", "public", "qmgr", "D")
+    _kick(where, "qmgr", "D")
+
+
+def _kick(where: Instance, service: str, request: str) -> None:
+    """Wake one of Postfix's services. While it is reloaded nobody listens and postkick ends by SIGPIPE: ask again."""
+    for left in reversed(range(KICKS)):
+        try:
+            where.command("postkick", "public", service, request)
+            return
+        except Failure:
+            if not left:
+                raise
+            time.sleep(0.3)
 
 
 def lifetime(where: Instance) -> int:
