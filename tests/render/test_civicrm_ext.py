@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import base64
 import re
+import shlex
 
 import pytest
+from bypasses import TARGETS
 from loading import load
 
 sites = load("plugins/filter/sites.py")
 
-DOOR = {"name": "crm", "server_name": "crm.example.org", "state": "live"}
+DOOR = {
+    "name": "crm",
+    "server_name": "crm.example.org",
+    "environment": "production",
+    "cms": "wordpress",
+    "state": "live",
+}
 API = {
     "name": "donate-api",
     "server_name": "donate-api.example.org",
@@ -68,11 +76,11 @@ def test_certificates_come_from_the_private_ca_unless_files_are_given(ext, kind)
     assert "/etc/ssl/civicrm/" not in given
 
 
-def test_nobody_passes_the_front_door_without_a_password(door):
-    """P: everything behind it, without an exception."""
+def test_nobody_passes_the_front_door_without_a_password_but_on_a_public_path(door):
+    """Everything behind it; what is public is decided in one place, by the raw request line."""
     location = re.search(r'<Location "/">(.*?)</Location>', door, re.DOTALL)[1]
-    assert re.findall(r"^\s*Require (.*)$", door, re.MULTILINE) == ["valid-user"]
-    assert "Require valid-user" in location
+    assert re.findall(r"^\s*Require (.*)$", door, re.MULTILINE) == ["env public_path", "valid-user"]
+    assert "<RequireAny>" in location
     assert "AuthType Basic" in location
     assert "AuthUserFile /etc/apache2/civicrm/people.htpasswd" in location
     assert "Satisfy" not in door
@@ -82,6 +90,60 @@ def test_passwords_are_looked_up_in_the_file_at_each_request(door):
     """A cache of passwords (mod_authn_socache) would let in for minutes whom the file no longer names."""
     assert "AuthBasicProvider file\n" in door
     assert "socache" not in door.lower()
+
+
+def marks(door: str, line: str, **headers: str) -> dict[str, str]:
+    """Return the variables that the vhost's rules set for a raw request line."""
+    found: dict[str, str] = {}
+    for pattern, settings in re.findall(r'^\s*SetEnvIfExpr "%\{THE_REQUEST\} =~ m#(.*?)#" (.*)$', door, re.MULTILINE):
+        if re.search(pattern, line):
+            found |= dict(setting.split("=", 1) for setting in shlex.split(settings))
+    return found
+
+
+def test_public_paths_are_those_of_the_sites_cms_and_its_own(ext):
+    template = "etc/apache2/sites-available/front-door.conf"
+    own = {"name": "donors", "kind": "page", "path": "/donors.html", "methods": ["GET"]}
+    door = ext(template, public_paths=[own])
+    assert marks(door, "GET /donors.html HTTP/2.0")["front_door"] == "public page donors"
+    assert marks(door, "GET /civicrm/mailing/view/?reset=1&id=1 HTTP/1.1")["public_path"] == "view"
+    assert marks(door, "GET /wp-includes/css/x.css HTTP/1.1")["public_kind"] == "asset"
+    assert not marks(ext(template, cms="drupal"), "GET /wp-includes/css/x.css HTTP/1.1")
+    assert not marks(ext(template, environment="staging"), "GET /civicrm/mailing/view/?reset=1&id=1 HTTP/1.1")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_no_bypass_is_marked_public(door, target):
+    assert marks(door, f"GET {target} HTTP/1.1") == {}
+
+
+def test_only_a_form_may_have_a_body(door):
+    rules = re.findall(r"^\s*SetEnvIfExpr .*$", door, re.MULTILINE)
+    assert "%{REQUEST_METHOD} != 'POST'" in rules[-1], "after the rules that mark a request"
+    assert rules[-1].endswith("!public_path !front_door")
+    assert "Content-Length" in rules[-1] and "Transfer-Encoding" in rules[-1]
+
+
+def test_each_request_is_marked_for_int_and_no_client_can_take_the_mark_away(door):
+    """A header named in Connection is dropped on the way: the mark, and the credential, would be."""
+    headers = re.findall(r"^\s*RequestHeader (?:set|edit) (.*)$", door, re.MULTILINE)
+    assert headers[-2:] == [
+        "X-Front-Door password",
+        'X-Front-Door "expr=%{reqenv:front_door}" env=public_path',
+    ]
+    pattern = re.search(r'RequestHeader edit Connection "(.*)" close', door)[1]
+    for value, changed in {
+        "close": False,
+        "Keep-Alive": False,
+        "X-Front-Door": True,
+        "close, Authorization": True,
+    }.items():
+        assert bool(re.search(pattern, value)) is changed, value
+
+
+@pytest.mark.parametrize("name", ["X-HTTP-Method-Override", "X-Original-URL", "X-Rewrite-URL", "X-Method-Override"])
+def test_no_header_names_another_method_or_path(door, name):
+    assert re.search(rf"^\s*RequestHeader unset {name} early$", door, re.MULTILINE)
 
 
 def test_what_a_client_says_about_its_way_is_unset_before_anything_reads_it(door):
