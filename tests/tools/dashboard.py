@@ -4,8 +4,8 @@
 
 SITE is https://name; passwords.json is {"door": [name, password], "login": [name, password]}. Prints one JSON object:
 the dashboard's title, the number of its dashlets, violations of the content security policy and what else the console
-says, and writes the screenshot. Needs Debian's chromium, chromium-driver and python3-selenium; any certificate is taken, as
-another test verifies it.
+says, and writes the screenshot. Needs Debian's chromium, chromium-driver and python3-selenium; any certificate is
+taken, as another test verifies it.
 """
 
 from __future__ import annotations
