@@ -6,8 +6,11 @@ MAKEFLAGS += --no-print-directory
 HOST ?= crm-int-01
 
 LAB := lab/bin/launch
-# Scenarios of `make test`, in this order; the first leaves its hosts to the second.
-SCENARIOS := default rebuild native_php
+# Scenarios of `make test`, in this order; the first leaves its hosts to those after it.
+SCENARIOS := default kernel_esp rebuild native_php
+
+# What `make bench` runs; the first leaves a running lab to the others.
+BENCHMARKS := converge private_link
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
@@ -41,8 +44,8 @@ test: check ## everything: check, then each scenario from destroyed hosts
 	@$(LAB) lab/bin/lab test $(SCENARIOS)
 
 .PHONY: bench
-bench: ## measure into docs/benchmarks.md; cleans and makes the lab twice
-	@python3 bench/run.py
+bench: ## measure into docs/benchmarks/; cleans and makes the lab twice (ONLY=private_link: that one, on the running lab)
+	@set -e; for b in $(or $(ONLY),$(BENCHMARKS)); do python3 bench/$$b.py; done
 
 .PHONY: clean
 clean: ## remove hosts, network, images, state and .venv

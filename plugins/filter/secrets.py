@@ -6,6 +6,7 @@ import datetime
 import ipaddress
 import itertools
 import secrets
+from collections.abc import Iterable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
@@ -43,12 +44,14 @@ def new_secrets(
     ext_certificate_names: list[str],
     people: list[str],
     backup_hosts: list[str],
+    donation_sites: list[str] | None = None,
 ) -> dict[str, Any]:
     """Return `existing` with everything that is missing made up; nothing in it is ever changed.
 
     existing: the vault's content, or None for a new installation.
-    sites, people, backup_hosts: names, one entry each in vault_sites, vault_people, vault_backup_keys.
-    ipsec_endpoints: [{name, id, outer_address}]; one certificate each, one PPK for each pair.
+    sites, people, backup_hosts, donation_sites: names, one entry each in vault_sites, vault_people, vault_backup_keys,
+    vault_donation_queues.
+    ipsec_endpoints: [{name, id, outer_address}]; one certificate each, one PPK and one PSK for each pair.
     """
     vault = dict(existing or {})
 
@@ -64,17 +67,76 @@ def new_secrets(
     fill("vault_sites", sites, _site)
     fill("vault_people", people, credential)
     fill("vault_queue", ["writer", "worker"], lambda _: token())
+    fill("vault_donation_queues", donation_sites or [], lambda _: {"writer": token(), "worker": token()})
     fill("vault_backup_keys", backup_hosts, lambda n: _ssh_key(f"backup@{n}"))
     identities = {e["name"]: e for e in ipsec_endpoints}
     fill("vault_ipsec_endpoints", list(identities), lambda n: _endpoint(vault["vault_ipsec_ca"], identities[n]))
-    pairs = ["--".join(sorted(pair)) for pair in itertools.combinations(identities, 2)]
+    pairs = _pairs(identities)
     fill("vault_ipsec_ppks", pairs, lambda _: secrets.token_hex(32))
+    fill("vault_ipsec_psks", pairs, lambda _: secrets.token_hex(32))
     for key, names in (
         ("vault_int_certificates", int_certificate_names),
         ("vault_ext_certificates", ext_certificate_names),
     ):
         fill(key, names, lambda n: _server(vault["vault_private_ca"], n))
     return vault
+
+
+ROTATED = {"ppk": "vault_ipsec_ppks", "psk": "vault_ipsec_psks", "certificates": "vault_ipsec_endpoints"}
+
+
+def with_next_keys(vault: dict[str, Any], kind: str, ipsec_endpoints: list[dict[str, str]]) -> dict[str, Any]:
+    """Return `vault` with new keys of a kind (ppk, psk, certificates) beside those in use, under <key>_next.
+
+    What an interrupted rotation left there stays as it is, so that it can be finished.
+    """
+    key = _rotated(kind)
+    if vault.get(f"{key}_next"):
+        return vault
+    identities = {e["name"]: e for e in ipsec_endpoints}
+    if kind == "certificates":
+        new: dict[str, Any] = {n: _endpoint(vault["vault_ipsec_ca"], e) for n, e in identities.items()}
+    else:
+        new = {pair: secrets.token_hex(32) for pair in _pairs(identities)}
+    return {**vault, f"{key}_next": new}
+
+
+def keys_within(vault: dict[str, Any], kind: str, ready: list[str]) -> list[str]:
+    """Return which next keys concern endpoints in `ready` alone: names of pairs, or of endpoints."""
+    return sorted(name for name in vault.get(f"{_rotated(kind)}_next", {}) if set(name.split("--")) <= set(ready))
+
+
+def with_next_in_use(vault: dict[str, Any], kind: str, names: list[str]) -> dict[str, Any]:
+    """Return `vault` with the next keys of these names in the place of those that were in use."""
+    key = _rotated(kind)
+    left = {name: value for name, value in vault.get(f"{key}_next", {}).items() if name not in names}
+    moved = {name: vault[f"{key}_next"][name] for name in names}
+    rest = {k: v for k, v in vault.items() if k != f"{key}_next"}
+    return {**rest, key: {**vault.get(key, {}), **moved}, **({f"{key}_next": left} if left else {})}
+
+
+def peers_to_reauthenticate(names: list[str], local: str, endpoints: list[str], managed: list[str]) -> list[str]:
+    """Return the peers to which `local` shall make new SAs, as the first managed endpoint of a pair with new keys.
+
+    names: pairs, or endpoints, that have new keys.
+    """
+    peers = []
+    for pair in _pairs(sorted(endpoints)):
+        ends = pair.split("--")
+        affected = pair in names or set(ends) & set(names)
+        if affected and local == next((end for end in ends if end in managed), None):
+            peers += [end for end in ends if end != local]
+    return peers
+
+
+def _rotated(kind: str) -> str:
+    if kind not in ROTATED:
+        raise AnsibleFilterError(f"'{kind}' cannot be rotated: use one of {', '.join(ROTATED)}")
+    return ROTATED[kind]
+
+
+def _pairs(names: Iterable[str]) -> list[str]:
+    return ["--".join(sorted(pair)) for pair in itertools.combinations(names, 2)]
 
 
 def _site(_name: str) -> dict[str, str]:
@@ -181,4 +243,11 @@ class FilterModule:
     """Expose the filters to Ansible."""
 
     def filters(self) -> dict[str, Any]:
-        return {"new_secrets": new_secrets, "redis_acl_hash": redis_acl_hash}
+        return {
+            "new_secrets": new_secrets,
+            "with_next_keys": with_next_keys,
+            "keys_within": keys_within,
+            "with_next_in_use": with_next_in_use,
+            "peers_to_reauthenticate": peers_to_reauthenticate,
+            "redis_acl_hash": redis_acl_hash,
+        }

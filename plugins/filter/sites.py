@@ -138,6 +138,26 @@ def site_mailboxes(sites: list[Site], secrets: dict[str, dict[str, str]]) -> lis
     ]
 
 
+def site_return_paths(sites: list[Site]) -> list[dict[str, Any]]:
+    """Return mail_tools_sites for live sites: where mail comes back to, and who fetches it where there is a job."""
+    return [
+        {
+            "name": s["name"],
+            "localpart": s["bounce_localpart"],
+            "domains": [s["mail_domain"]],
+            "maildir": f"/srv/mail/{s['name']}/Maildir",
+        }
+        | ({"fetch_unit": f"civicrm-{s['name']}-fetch-bounces.service"} if s.get("job_command") else {})
+        for s in sites
+    ]
+
+
+def provider_names(providers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return mail_tools_providers for Postfix's providers: what tells whose recipient somebody is."""
+    keys = ("name", "domains", "mx_suffixes")
+    return [{key: provider[key] for key in keys if key in provider} for provider in providers]
+
+
 def site_jobs(sites: list[Site], jobs: list[dict[str, str]]) -> list[dict[str, Any]]:
     """Return a timer for each job of each live site that says how to run one (job_command with '{job}')."""
     return [
@@ -155,6 +175,43 @@ def site_jobs(sites: list[Site], jobs: list[dict[str, str]]) -> list[dict[str, A
     ]
 
 
+def site_firewall_entries(sites: list[Site]) -> list[dict[str, Any]]:
+    """Return the entries of firewall_map for live CRM sites: what their users may reach, on loopback alone.
+
+    A site whose mail is caught or held cannot hand it to any mail server by SMTP, this host's included.
+    """
+    users = [s["user"] for s in sites]
+    senders = [s["user"] for s in sites if s["mail_policy"] == "deliver"]
+    purposes = [
+        ("sites resolve names", users, "dns", "The sites ask this host's resolver."),
+        ("sites read bounces", users, "imaps", "CiviCRM fetches bounces from the site's mailbox."),
+        ("sites send mail", senders, "smtp", "Sites with mail_policy deliver, besides sendmail."),
+    ]
+    return [
+        {"name": name, "direction": "out", "who": who, "where": ["loopback"], "service": service, "why": why}
+        for name, who, service, why in purposes
+        if who
+    ]
+
+
+def api_firewall_entries(sites: list[Site], queue: list[str], payment_networks: list[str]) -> list[dict[str, Any]]:
+    """Return the entries of firewall_map for live API sites: names, the donation queue, and payment providers if any.
+
+    queue, payment_networks: addresses, networks or "@set".
+    """
+    users = [s["user"] for s in sites]
+    purposes = [
+        ("api sites resolve names", ["loopback"], "dns", "The sites ask this host's resolver."),
+        ("donations", queue, "redis", "The donation API pushes donations into the queue."),
+        ("payment providers", payment_networks, "https", "The donation API asks them for payments."),
+    ]
+    return [
+        {"name": name, "direction": "out", "who": users, "where": where, "service": service, "why": why}
+        for name, where, service, why in purposes
+        if users and where
+    ]
+
+
 class FilterModule:
     """Expose the filters to Ansible."""
 
@@ -167,5 +224,9 @@ class FilterModule:
             "site_cache_instances": site_cache_instances,
             "site_mail": site_mail,
             "site_mailboxes": site_mailboxes,
+            "provider_names": provider_names,
+            "site_return_paths": site_return_paths,
             "site_jobs": site_jobs,
+            "site_firewall_entries": site_firewall_entries,
+            "api_firewall_entries": api_firewall_entries,
         }

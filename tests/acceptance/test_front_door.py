@@ -71,11 +71,13 @@ def test_the_hosts_own_credential_opens_no_front_door(browse, vault):
 def test_int_answers_only_the_front_door(browse, crm_ext, ops, front_door):
     """int's Apache demands ext's mark, credential and address; ops is a peer of the tunnel and gets nowhere (S10)."""
     options = {"resolve": f"{CRM_SITES['crm']}:443:10.77.0.11", "cacert": "/etc/ssl/certs/ca-certificates.crt"}
-    marked = {"header": "X-Front-Door: password"}
-    status, _ = browse(f"https://{CRM_SITES['crm']}/", host=crm_ext, user=front_door, **options, **marked)
-    assert status == 401, "a person's password must not be enough at int"
-    status, _ = browse(f"https://{CRM_SITES['crm']}/", host=crm_ext, user=front_door, **options)
-    assert status == 403, "a request that nobody marked must not be enough at int"
+    # As Apache's user, the only one on ext who reaches int's port 443.
+    curl = "curl -s -o /dev/null -w '%{http_code}' --max-time 30 --config -"
+    curl += f" --resolve {options['resolve']} --cacert {options['cacert']} https://{CRM_SITES['crm']}/"
+    curl = f"printf 'user = \"%s\"' '{front_door}' | runuser -u www-data -- {curl}"
+    status = crm_ext.check_output(f"{curl} --header 'X-Front-Door: password'")
+    assert status == "401", "a person's password must not be enough at int"
+    assert crm_ext.check_output(curl) == "403", "a request that nobody marked must not be enough at int"
     status, _ = browse(f"https://{CRM_SITES['crm']}/", host=ops, connect_timeout="5", **options)
     assert status == 0, "ops reached int's Apache"
 

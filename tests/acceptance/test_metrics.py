@@ -140,3 +140,19 @@ def test_the_metrics_are_for_monitoring_alone(crm_int, crm_ext, ops, world):
     assert world.run("nc -z -w 3 crm-int-01.torproject.test 25").rc == 0, "the positive control"
     assert world.run("nc -z -w 3 crm-int-01.torproject.test 3903").rc != 0
     assert crm_ext.run("curl -s --max-time 3 http://10.77.0.11:3903/metrics").rc != 0
+
+
+@pytest.mark.parametrize(("name", "inner"), [("crm_int", "10.77.0.11"), ("crm_ext", "10.77.0.12")])
+def test_the_hosts_metrics_are_read_from_ops_and_from_nowhere_else(request, ops, world, eventually, name, inner):
+    """Prometheus comes through the tunnel; a file that a job left is among what it reads. The world gets no answer."""
+    host = request.getfixturevalue(name)
+    canary = "/var/lib/prometheus/node-exporter/canary.prom"
+    host.check_output(f"echo 'lab_canary 1' > {canary}")
+    try:
+        read = f"curl -s --max-time 10 http://{inner}:9100/metrics"
+        eventually(lambda: "\nlab_canary 1\n" in ops.run(read).stdout, within=30)
+        assert "\nnode_textfile_scrape_error 0\n" in ops.run(read).stdout
+    finally:
+        host.check_output(f"rm -f {canary}")
+    outer = host.check_output("ip -4 -o addr show eth0").split()[3].split("/")[0]
+    assert world.run(f"curl -s --max-time 3 http://{outer}:9100/metrics").rc in (7, 28)

@@ -62,17 +62,19 @@ def test_the_queue_answers_nobody_without_a_password(crm_int):
 @pytest.mark.mutates
 def test_the_writer_may_push_donations_and_nothing_else(crm_int, vault):
     """ext is the exposed host; what it knows must not let anybody read, delete or reconfigure (S7)."""
-    writer, worker = (vault["vault_queue"][name] for name in ("writer", "worker"))
-    assert redis(crm_int, "LPUSH donations:acceptance x", "writer", writer) == "1"
+    # staging's queue: nobody works on it.
+    key, writer = "donations:staging-donate-api", vault["vault_donation_queues"]["staging-donate-api"]["writer"]
+    worker = vault["vault_queue"]["worker"]
+    assert redis(crm_int, f"LPUSH {key} x", "writer-staging-donate-api", writer) == "1"
     try:
         for command in (
-            "LRANGE donations:acceptance 0 -1", "RPOP donations:acceptance", "DEL donations:acceptance",
+            f"LRANGE {key} 0 -1", f"RPOP {key}", f"DEL {key}",
             "CONFIG GET dir", "FLUSHALL", "KEYS x", "LPUSH other:key x",
         ):  # fmt: skip
-            assert "NOPERM" in redis(crm_int, command, "writer", writer), command
+            assert "NOPERM" in redis(crm_int, command, "writer-staging-donate-api", writer), command
         assert redis(crm_int, "CONFIG GET appendfsync", "worker", worker).split() == ["appendfsync", "always"]
     finally:
-        assert redis(crm_int, "DEL donations:acceptance", "worker", worker) == "1"
+        assert redis(crm_int, f"DEL {key}", "worker", worker) == "1"
 
 
 def test_each_sites_cache_is_for_its_own_group(crm_int):

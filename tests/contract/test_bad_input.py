@@ -141,11 +141,12 @@ MISTAKES: dict[str, tuple[Callable[[Installation], object], str]] = {
         lambda c: c.edit(SITES, "mail_policy", "mail_polcy", count=1),
         r"/inventory: civicrm_int_sites\[crm\]\.mail_polcy: did you mean mail_policy\?$",
     ),
-    "key of a service misspelt": (
+    "key of a firewall's entry misspelt": (
         lambda c: c.write(
-            "group_vars/all/firewall.yml", "firewall_inbound: [{name: x, protocol: tcp, prots: [80], why: y}]\n"
+            "group_vars/all/firewall.yml",
+            "civicrm_int_firewall_entries: [{name: x, direction: in, service: smtp, were: [192.0.2.1], why: y}]\n",
         ),
-        r"/inventory: firewall_inbound\[x\]\.prots: did you mean ports\?$",
+        r"/inventory: civicrm_int_firewall_entries\[x\]\.were: did you mean where\?$",
     ),
     "value that is no choice": (
         lambda c: c.edit(SITES, "cms: wordpress", "cms: joomla", count=1),

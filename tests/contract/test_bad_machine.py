@@ -100,6 +100,19 @@ def test_without_podman_the_launcher_says_who_installs_it(machine):
     assert machine.noted() == []
 
 
+def test_without_qemu_the_virtual_machine_does_not_run_and_says_who_installs_it(machine):
+    """The scenario that needs it fails; it is never left out in silence."""
+    done = machine.run("vm-run", "trixie", "1", str(machine.folder / "answers"), "program=program.tar")
+    assert_refused(done, r"^lab: qemu-system-x86_64 is missing: 'make setup' installs it from Debian's packages$")
+    assert machine.noted() == []
+
+
+def test_on_another_processor_the_virtual_machine_is_not_made(machine):
+    machine.fake("uname", "echo aarch64", noted=False)
+    assert_refused(machine.run("vm-image", "trixie"), r"^lab: this machine is aarch64: .* on amd64 only$")
+    assert machine.noted() == []
+
+
 def test_podman_that_cannot_be_had_is_named_and_nothing_is_begun(machine):
     """Debian's mirror does not answer: the last line says what is missing, those before it what apt-get said."""
     machine.fake("apt-get", '[ "$1" = update ] || { echo "E: Unable to locate package podman"; exit 100; }')

@@ -65,6 +65,16 @@ def test_only_loopback_unless_told(dovecot):
     assert "\nlisten = 127.0.0.1, ::1\n" in dovecot("etc/dovecot/dovecot-2.4.conf")
 
 
+def test_new_mail_goes_where_it_is_told(dovecot):
+    """Something may stand before INBOX; without it the application gets its mail at once (N9)."""
+    assert 'fileinto :create "INBOX";' in dovecot("etc/dovecot/sieve/delivery.sieve")
+    script = dovecot("etc/dovecot/sieve/delivery.sieve", bounce_mailbox_delivery_folder="INBOX.Incoming")
+    assert 'fileinto :create "INBOX.Incoming";' in script
+    configuration = dovecot("etc/dovecot/dovecot-2.4.conf")
+    lmtp = configuration.split("protocol lmtp {", 1)[1].split("\n}", 1)[0]
+    assert "sieve = yes" in lmtp
+
+
 def test_a_full_mailbox_makes_mail_wait(dovecot):
     configuration = dovecot("etc/dovecot/dovecot-2.4.conf", bounce_mailbox_quota="500M")
     assert "storage_size = 500M" in configuration

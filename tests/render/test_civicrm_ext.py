@@ -317,3 +317,39 @@ def test_the_api_is_php_of_its_own_pool(api):
 def test_hidden_files_of_the_api_are_not_served(api, path, gone):
     patterns = re.findall(r'^\s*RedirectMatch 404 "(.*)"$', api, re.MULTILINE)
     assert any(re.search(pattern, path) for pattern in patterns) is gone
+
+
+@pytest.fixture
+def intake(ext):
+    return ext("etc/apache2/sites-available/api.conf", "api", application="donation_intake")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("Content-Security-Policy", "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
+        ("X-Content-Type-Options", "nosniff"),
+        ("X-Frame-Options", "DENY"),
+        ("Referrer-Policy", "no-referrer"),
+        ("Cross-Origin-Resource-Policy", "same-origin"),
+        ("Cache-Control", "no-store"),
+    ],
+)
+def test_every_answer_of_the_intake_forbids_what_json_never_needs(intake, api, name, value):
+    """`always`: Apache's own errors as well. Another application decides for itself."""
+    assert re.search(rf'^\s*Header always set {name} "?{re.escape(value)}"?$', intake, re.MULTILINE)
+    assert name not in api
+
+
+def test_donors_addresses_are_logged_where_they_are_forgotten(intake, api):
+    """Debian's own rotation reads the folder above and would keep them for its own time."""
+    logs = re.findall(r"^\s*(?:CustomLog|ErrorLog) (\S+)", intake, re.MULTILINE)
+    assert logs == [
+        "/var/log/apache2/donation-api/donate-api.log",
+        "/var/log/apache2/donation-api/donate-api-error.log",
+    ]
+    assert re.findall(r"^\s*CustomLog (\S+)", api, re.MULTILINE) == ["${APACHE_LOG_DIR}/donate-api.log"]
+
+
+def test_a_large_body_ends_at_apache(intake):
+    assert re.search(r"^\s*LimitRequestBody 1048576$", intake, re.MULTILINE)

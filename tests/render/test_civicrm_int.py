@@ -267,3 +267,12 @@ def test_the_health_page_names_the_site_and_gives_nothing_away(render):
     assert "'site' => 'staging-crm', 'environment' => 'staging', 'status' => 'ok'" in text
     assert "no-store" in text
     assert not re.search(r"phpinfo|_SERVER|_GET|phpversion", text)
+
+
+@pytest.mark.parametrize(("job", "stops"), [("process_mailing", True), ("fetch_bounces", False)])
+def test_the_switch_of_mailings_stops_mailings_and_not_bounces(render, job, stops):
+    """Bounces of what was sent still have to be read while nothing is sent (S18)."""
+    (item, *_) = sites.site_jobs(sites.live_sites([SITE]), [{"name": job, "on_calendar": "*:0/5"}])
+    text = render("civicrm_int", "etc/systemd/system/civicrm-job.service", item=item)
+    found = re.findall(r"^ConditionPathExists=!/var/lib/mail-tools/(\w+)\.json$", text, re.MULTILINE)
+    assert found == (["off", "panic"] if stops else [])

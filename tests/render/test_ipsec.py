@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -21,6 +22,7 @@ EXT = {
     "inner_ipv6": "fd77::12",
 }
 PPK = "c0ffee" * 10 + "c0ff"
+PSK = "ab" * 32
 
 
 @pytest.fixture
@@ -36,6 +38,7 @@ def link(render):
                 "ipsec_endpoints": [INT, EXT],
                 "ipsec_local_name": here["name"],
                 "ipsec_ppks": {"crm-ext-01--crm-int-01": PPK},
+                "ipsec_psks": {"crm-ext-01--crm-int-01": PSK},
             }
             | variables,
         )
@@ -46,7 +49,7 @@ def link(render):
 def settings(text: str, block: str) -> dict[str, str]:
     """The `key = value` lines of the innermost block of that name."""
     body = re.search(rf"^\s*{re.escape(block)} {{\n([^{{}}]*)}}", text, re.MULTILINE)[1]
-    return dict(re.findall(r"^\s*(\w+) = (.*)$", body, re.MULTILINE))
+    return dict(re.findall(r"^\s*([\w-]+) = (.*)$", body, re.MULTILINE))
 
 
 PEER = "etc/swanctl/conf.d/peer.conf"
@@ -76,7 +79,37 @@ def test_each_end_proves_itself_with_a_certificate_of_the_links_own_ca(link):
         assert settings(text, side)["auth"] == "pubkey"
     assert settings(text, "remote")["cacerts"] == "civicrm-ca.pem"
     assert settings(text, "remote")["id"] == "crm-ext-01.example.org"
-    assert "psk" not in text
+    assert not re.search(r"^\s*(auth = psk|ike-)", text, re.MULTILINE)
+    assert PSK not in text
+
+
+def test_with_psks_each_end_has_the_same_key_for_the_same_two_identities(link):
+    """The other choice: no certificate is asked for, and the PPK stays."""
+    sides = [link(PEER, ipsec_authentication="psk"), link(PEER, here=EXT, peer=INT, ipsec_authentication="psk")]
+    for text, peer in zip(sides, ("crm-ext-01", "crm-int-01"), strict=True):
+        assert settings(text, "local")["auth"] == settings(text, "remote")["auth"] == "psk"
+        assert "cacerts" not in text
+        secret = settings(text, f"ike-{peer}")
+        assert secret["secret"] == f"0x{PSK}"
+        assert {value for key, value in secret.items() if key.startswith("id")} == {INT["id"], EXT["id"]}
+        assert re.search(r"^\s*ppk_required = yes$", text, re.MULTILINE)
+
+
+def test_a_new_key_changes_no_connection(link):
+    """charon closes the SAs of a connection that changed; a rotation must not (P17)."""
+
+    def connections(**variables):
+        return link(PEER, **variables).split("\nsecrets {")[0]
+
+    for kind in ("certificate", "psk"):
+        new = {"ipsec_ppks": {"crm-ext-01--crm-int-01": "11" * 32}, "ipsec_psks": {"crm-ext-01--crm-int-01": "22" * 32}}
+        assert connections(ipsec_authentication=kind) == connections(ipsec_authentication=kind, **new)
+    assert not re.search(r"^\s*(certs|pubkeys) =", link(PEER), re.MULTILINE)
+
+
+def test_a_new_sa_is_made_before_the_old_one_goes(link):
+    text = link("etc/strongswan.d/civicrm.conf", __ipsec_user_path=True)
+    assert re.search(r"^\s*make_before_break = yes$", text, re.MULTILINE)
 
 
 def test_without_the_ppk_there_is_no_tunnel_and_both_ends_name_the_same_one(link):
@@ -134,3 +167,112 @@ def test_inner_addresses_are_this_hosts_own(link):
         assert started == [f"{here['inner_ipv4']}/32", f"{here['inner_ipv6']}/128"]
     # Duplicate address detection would keep a service from binding for a second.
     assert re.search(r"fd77::11/128 dev lo nodad$", link(UNIT), re.MULTILINE)
+
+
+def test_inner_addresses_wait_for_the_guard_and_do_not_fall_with_it(link):
+    """A restart of the guard loads it anew; Requires= would take the addresses from lo meanwhile."""
+    text = link(UNIT)
+    assert "AssertPathExists=/run/ipsec-guard.loaded" in text
+    assert re.search(r"^After=ipsec-guard.service$", text, re.MULTILINE)
+    assert not re.search(r"^(Requires|BindsTo|PartOf)=", text, re.MULTILINE)
+
+
+GUARD = "etc/ipsec-guard.nft"
+WITH_PORTS = [INT | {"protected_ports": [443, 6379]}, EXT]
+
+
+def chain(text: str, name: str) -> list[str]:
+    """Rules of a chain, without comments and empty lines."""
+    body = re.search(rf"chain {name} {{\n(.*?)\n    }}", text, re.DOTALL)[1]
+    return [line.strip() for line in body.splitlines() if line.strip() and not line.strip().startswith("#")][1:]
+
+
+def test_the_guard_is_loaded_in_one_transaction(link):
+    """Created, deleted, created: there is no moment without it, and no second copy of a rule."""
+    lines = [line for line in link(GUARD).splitlines() if line and not line.startswith("#")]
+    assert lines[:3] == ["table inet ipsec_guard", "delete table inet ipsec_guard", "table inet ipsec_guard {"]
+    assert "flush ruleset" not in link(GUARD)
+
+
+@pytest.mark.parametrize(("name", "device", "inside"), [("inbound", "iif", "meta"), ("outbound", "oif", "rt")])
+def test_what_is_accepted_came_out_of_the_tunnel_or_goes_into_it(link, name, device, inside):
+    """lo first, as a host reaches itself that way; then both data paths; all else that is inner is dropped."""
+    rules = chain(link(GUARD), name)
+    assert rules[:3] == [f"{device} lo accept", f"{inside} ipsec exists accept", f'{device}name "ipsec0" accept']
+    assert all(re.search(r" counter name \w+ goto refused$", rule) for rule in rules[3:])
+    for family in ("ip saddr @inner_ipv4", "ip daddr @inner_ipv4", "ip6 saddr @inner_ipv6", "ip6 daddr @inner_ipv6"):
+        assert sum(rule.startswith(family) for rule in rules[3:]) == 1
+
+
+def test_nothing_inner_is_routed_on(link):
+    assert not any("accept" in rule for rule in chain(link(GUARD), "forwarded"))
+    assert len(chain(link(GUARD), "forwarded")) == 4
+
+
+def test_the_guard_covers_every_endpoint_and_prefix_on_every_host(link):
+    prefixes = ["10.77.0.0/24", "fd77::/64"]
+    texts = [link(GUARD, here=here, ipsec_inner_prefixes=prefixes) for here in (INT, EXT)]
+    assert texts[0] == texts[1]
+    for family, addresses in (
+        ("inner_ipv4", ["10.77.0.11", "10.77.0.12", "10.77.0.0/24"]),
+        ("inner_ipv6", ["fd77::11", "fd77::12", "fd77::/64"]),
+    ):
+        body = re.search(rf"set {family} {{(.*?)\n    }}", texts[0], re.DOTALL)[1]
+        assert re.findall(r"^ +([0-9a-f.:/]+),", body, re.MULTILINE) == addresses
+
+
+def test_protected_ports_are_one_endpoints_own(link):
+    """int's 443 is for the tunnel; ext's 443 is the public front door, also for int and ops."""
+    text = link(GUARD, ipsec_endpoints=WITH_PORTS)
+    elements = re.findall(r"^add element inet ipsec_guard protected_ipv4 { (.*) }$", text, re.MULTILINE)
+    assert elements == ["192.0.2.11 . 443", "192.0.2.11 . 6379"]
+    for name in ("inbound", "outbound"):
+        rules = [rule for rule in chain(text, name) if "protected" in rule]
+        assert len(rules) == 4
+        # Only between outer addresses of endpoints: what a stranger sends is the firewall's affair.
+        assert all("@outer_ipv" in rule for rule in rules)
+
+
+def test_the_guards_log_is_limited_and_every_refusal_is_counted(link):
+    text = link(GUARD, ipsec_guard_log_per_minute=3)
+    assert "limit rate 3/minute log prefix" in text
+    declared = set(re.findall(r"^    counter (\w+) {}$", text, re.MULTILINE))
+    assert declared == set(re.findall(r"counter name (\w+)", text))
+
+
+def test_the_guard_is_there_before_the_network_and_stopping_it_opens_nothing(link):
+    text = link("etc/systemd/system/ipsec-guard.service")
+    assert "DefaultDependencies=no" in text
+    assert re.search(r"^Before=network-pre\.target\b", text, re.MULTILINE)
+    assert re.search(r"^Wants=network-pre\.target$", text, re.MULTILINE)
+    assert not re.search(r"^(ExecStop|ExecStopPost|Conflicts)=", text, re.MULTILINE)
+
+
+def test_every_command_of_nftables_service_loads_the_guard_in_the_same_transaction(link):
+    """Debian's unit flushes all tables when it stops, and Debian's file when it starts."""
+    text = link("etc/systemd/system/nftables.service.d/10-ipsec-guard.conf")
+    for verb in ("ExecStart", "ExecReload", "ExecStop"):
+        reset, command = re.findall(rf"^{verb}=(.*)$", text, re.MULTILINE)
+        assert reset == ""
+        assert command.startswith("/usr/sbin/nft '")
+        assert command.endswith("""; include "/etc/ipsec-guard.nft"'""")
+
+
+def test_charon_comes_back_whatever_ended_it(link):
+    text = link("etc/systemd/system/strongswan.service.d/civicrm.conf")
+    assert re.search(r"^Restart=always$", text, re.MULTILINE)
+    assert not re.search(r"^Requires=", text, re.MULTILINE)
+
+
+def test_the_health_check_knows_every_peer_and_both_families(link):
+    config = json.loads(link("etc/ipsec-health.json"))
+    assert config["own"] == ["10.77.0.11", "fd77::11"]
+    assert config["peers"] == {"crm-ext-01": ["10.77.0.12", "fd77::12"]}
+    assert set(config["certificates"]) == {"host", "ca"}
+    assert json.loads(link("etc/ipsec-health.json", ipsec_authentication="psk"))["certificates"] == {}
+
+
+def test_the_health_check_is_never_a_failed_unit_because_a_peer_is_gone(link):
+    assert re.search(r"^SuccessExitStatus=1$", link("etc/systemd/system/ipsec-health.service"), re.MULTILINE)
+    timer = link("etc/systemd/system/ipsec-health.timer", ipsec_health_interval_seconds=7)
+    assert re.search(r"^OnUnitActiveSec=7s$", timer, re.MULTILINE)

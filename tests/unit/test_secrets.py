@@ -9,7 +9,8 @@ from cryptography import x509
 from loading import load
 from passlib.hash import bcrypt, sha512_crypt
 
-new_secrets = load("plugins/filter/secrets.py").new_secrets
+filters = load("plugins/filter/secrets.py")
+new_secrets = filters.new_secrets
 
 ENDPOINTS = [
     {"name": name, "id": f"{name}.example.org", "outer_address": f"192.0.2.{n}"}
@@ -50,9 +51,80 @@ def test_hashes_fit_their_passwords(vault):
     assert sha512_crypt.verify(site["mailbox_password"], site["mailbox_password_hash"].removeprefix("{SHA512-CRYPT}"))
 
 
-def test_each_pair_of_endpoints_has_its_own_ppk(vault):
-    assert set(vault["vault_ipsec_ppks"]) == {"a--b", "a--c", "b--c"}
-    assert len(set(vault["vault_ipsec_ppks"].values())) == 3
+@pytest.mark.parametrize("kind", ["ppks", "psks"])
+def test_each_pair_of_endpoints_has_its_own_key(vault, kind):
+    keys = vault[f"vault_ipsec_{kind}"]
+    assert set(keys) == {"a--b", "a--c", "b--c"}
+    assert all(re.fullmatch(r"[0-9a-f]{64}", key) for key in keys.values())
+    assert len({*vault["vault_ipsec_ppks"].values(), *vault["vault_ipsec_psks"].values()}) == 6
+
+
+def test_a_vault_from_before_psks_gets_them_and_keeps_the_rest(vault):
+    old = {key: value for key, value in vault.items() if key != "vault_ipsec_psks"}
+    new = make(copy.deepcopy(old))
+    assert set(new) - set(old) == {"vault_ipsec_psks"}
+    assert {key: new[key] for key in old} == old
+
+
+KINDS = {"ppk": "vault_ipsec_ppks", "psk": "vault_ipsec_psks", "certificates": "vault_ipsec_endpoints"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_rotation_keeps_the_old_keys_until_the_new_ones_are_in_use(vault, kind):
+    """An interrupted one is finished with the same new keys, never with a third set."""
+    key = KINDS[kind]
+    begun = filters.with_next_keys(vault, kind, ENDPOINTS)
+    assert {name: begun[name] for name in vault} == vault
+    assert set(begun) - set(vault) == {f"{key}_next"}
+    assert filters.with_next_keys(begun, kind, ENDPOINTS) == begun
+    names = filters.keys_within(begun, kind, ["a", "b", "c"])
+    assert names == sorted(vault[key])
+    done = filters.with_next_in_use(begun, kind, names)
+    assert set(done) == set(vault)
+    assert all(done[key][name] != vault[key][name] for name in names)
+    assert {name: done[name] for name in vault if name != key} == {name: vault[name] for name in vault if name != key}
+
+
+@pytest.mark.parametrize(("kind", "ready"), [("ppk", ["a--b"]), ("psk", ["a--b"]), ("certificates", ["a", "b"])])
+def test_an_endpoint_of_another_admin_keeps_its_keys_until_they_are_installed(vault, kind, ready):
+    key = KINDS[kind]
+    begun = filters.with_next_keys(vault, kind, ENDPOINTS)
+    assert filters.keys_within(begun, kind, ["a", "b"]) == ready
+    part = filters.with_next_in_use(begun, kind, ready)
+    assert set(part[f"{key}_next"]) == set(vault[key]) - set(ready)
+    kept = set(vault[key]) - set(ready)
+    assert all(part[key][name] == vault[key][name] for name in kept)
+    # The second run finishes with the same keys.
+    again = filters.with_next_keys(part, kind, ENDPOINTS)
+    assert again == part
+    rest = filters.keys_within(again, kind, ["a", "b", "c"])
+    assert filters.with_next_in_use(again, kind, rest)[key] == {**vault[key], **begun[f"{key}_next"]}
+
+
+def test_new_certificates_are_of_the_same_authority(vault, tmp_path):
+    begun = filters.with_next_keys(vault, "certificates", ENDPOINTS)
+    (tmp_path / "ca.pem").write_text(vault["vault_ipsec_ca"]["certificate"])
+    for name, made in begun["vault_ipsec_endpoints_next"].items():
+        (tmp_path / name).write_text(made["certificate"])
+        subprocess.run(["openssl", "verify", "-CAfile", tmp_path / "ca.pem", tmp_path / name], check=True)
+        assert made["private_key"] != vault["vault_ipsec_endpoints"][name]["private_key"]
+
+
+def test_one_end_of_each_pair_makes_the_new_sas():
+    """Two that start at once would make two SAs; nobody would leave the old keys in use."""
+    three, managed = ["a", "b", "c"], ["b", "c"]
+
+    def start(names):
+        return {local: filters.peers_to_reauthenticate(names, local, three, managed) for local in managed}
+
+    assert start(["a--b", "a--c", "b--c"]) == {"b": ["a", "c"], "c": ["a"]}
+    assert start(["b--c"]) == {"b": ["c"], "c": []}
+    assert start(["c"]) == {"b": ["c"], "c": ["a"]}
+
+
+def test_only_what_exists_can_be_rotated(vault):
+    with pytest.raises(filters.AnsibleFilterError, match="'ca' cannot be rotated: use one of ppk, psk, certificates"):
+        filters.with_next_keys(vault, "ca", ENDPOINTS)
 
 
 def test_certificates_verify_with_openssl_against_their_authority(vault, tmp_path):

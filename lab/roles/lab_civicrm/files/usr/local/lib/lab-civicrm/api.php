@@ -4,6 +4,7 @@
 //   lab-civicrm-api ENTITY ACTION [JSON | -]   one call; parameters as JSON, "-" reads them from stdin
 //   lab-civicrm-api --batch                    a JSON list of [ENTITY, ACTION, PARAMETERS] on stdin;
 //                                              prints a list of results, stops at the first error
+//   lab-civicrm-api --script FILE              run a PHP file inside the started CiviCRM, as "cv scr" does
 //
 // Prints the result as JSON, indented on a terminal; lists are lists ("sequential": 1) unless asked
 // otherwise. On an error: one line on stderr and exit status 1 (64: wrong usage). Secrets belong on
@@ -24,7 +25,7 @@ function lab_calls(array $arguments): array
         return $calls;
     }
     if (count($arguments) < 2 || count($arguments) > 3 || $arguments[0][0] === '-') {
-        lab_fail('usage: lab-civicrm-api ENTITY ACTION [JSON|-] | lab-civicrm-api --batch', 64);
+        lab_fail('usage: lab-civicrm-api ENTITY ACTION [JSON|-] | --batch | --script FILE', 64);
     }
     $text = $arguments[2] ?? '{}';
     return [[$arguments[0], $arguments[1], lab_json($text === '-' ? stream_get_contents(STDIN) : $text)]];
@@ -54,6 +55,12 @@ function lab_run(array $calls): array
 }
 
 require __DIR__ . '/boot.php';
+if ($argc === 3 && $argv[1] === '--script') {
+    lab_start_civicrm();
+    require $argv[2];
+    lab_done('');
+    exit(0);
+}
 $lab_calls = lab_calls(array_slice($argv, 1));
 lab_start_civicrm();
 require __DIR__ . '/actions.php';

@@ -1,0 +1,149 @@
+<?php
+declare(strict_types=1);
+
+namespace DonationIntake;
+
+/** Reads a donation out of a request's body: every field is known, checked and normal, or the body is refused. */
+final class Donation
+{
+    /** Digits after the point, where they are not two (ISO 4217). */
+    private const DECIMALS = [
+        'CLP' => 0, 'DJF' => 0, 'GNF' => 0, 'ISK' => 0, 'JPY' => 0, 'KMF' => 0, 'KRW' => 0, 'PYG' => 0, 'RWF' => 0,
+        'UGX' => 0, 'VND' => 0, 'VUV' => 0, 'XAF' => 0, 'XOF' => 0, 'XPF' => 0,
+    ];
+    private const REQUIRED = ['idempotency_key', 'amount', 'currency', 'campaign', 'payment_reference', 'contact'];
+    private const CONTACT_REQUIRED = ['first_name', 'last_name', 'email'];
+    private const CONTACT_OPTIONAL = ['address', 'country'];
+    private const ADDRESS_REQUIRED = ['street_address', 'city', 'postal_code'];
+    // Control characters, line separators, marks that turn the writing direction, and what makes a tag.
+    private const FORBIDDEN = '/[\p{Cc}\x{2028}\x{2029}\x{202A}-\x{202E}\x{2066}-\x{2069}<>]/u';
+
+    /**
+     * Return the donation with its keys in a fixed order, so that equal donations are equal texts.
+     *
+     * @return array{idempotency_key: string, amount: string, currency: string, campaign: string,
+     *   payment_reference: string, contact: array<string, mixed>}
+     * @throws Refusal
+     */
+    public static function read(string $body, Config $config): array
+    {
+        try {
+            $data = json_decode($body, true, 6, JSON_THROW_ON_ERROR | JSON_BIGINT_AS_STRING);
+        } catch (\JsonException) {
+            throw new Refusal(400, 'json_malformed', 'The body is not valid JSON in UTF-8.');
+        }
+        if (!is_array($data) || ltrim($body)[0] !== '{') {
+            throw new Refusal(400, 'json_malformed', 'The body is not a JSON object.');
+        }
+        self::checkKeys($data, self::REQUIRED, [], '');
+        $key = self::match($data, 'idempotency_key', '/^[A-Za-z0-9_-]{16,64}$/D', '16 to 64 letters, digits, "-" or "_"; a UUID is fine');
+        $currency = self::string($data['currency'], 'currency');
+        if (!in_array($currency, $config->currencies, true)) {
+            throw new Refusal(422, 'currency_unknown', 'This currency is not accepted.', 'currency');
+        }
+        $campaign = self::string($data['campaign'], 'campaign');
+        if (!in_array($campaign, $config->campaigns, true)) {
+            throw new Refusal(422, 'campaign_unknown', 'There is no such campaign.', 'campaign');
+        }
+        return [
+            'idempotency_key' => $key,
+            'amount' => self::amount($data, $currency, $config->amountMax),
+            'currency' => $currency,
+            'campaign' => $campaign,
+            'payment_reference' => self::match($data, 'payment_reference', '/^[A-Za-z0-9][A-Za-z0-9._:\/+=-]{3,127}$/D', '4 to 128 letters, digits or . _ : / + = -'),
+            'contact' => self::contact($data['contact']),
+        ];
+    }
+
+    /** Money is a string of digits and never a float. */
+    private static function amount(array $data, string $currency, int $max): string
+    {
+        $decimals = self::DECIMALS[$currency] ?? 2;
+        $fraction = $decimals ? "\\.[0-9]{{$decimals}}" : '';
+        $example = $decimals ? '"25.00"' : '"2500"';
+        $amount = self::match($data, 'amount', "/^(0|[1-9][0-9]{0,8})$fraction\$/D", "a string such as $example, with $decimals decimals");
+        if (trim($amount, '0.') === '' || (int) $amount > $max || ((int) $amount === $max && trim(strstr($amount, '.') ?: '', '0.') !== '')) {
+            throw new Refusal(422, 'field_invalid', "amount must be above 0 and at most $max.", 'amount');
+        }
+        return $amount;
+    }
+
+    /** @return array<string, mixed> */
+    private static function contact(mixed $contact): array
+    {
+        $contact = self::object($contact, 'contact');
+        self::checkKeys($contact, self::CONTACT_REQUIRED, self::CONTACT_OPTIONAL, 'contact.');
+        $email = self::text($contact, 'email', 254, 'contact.');
+        if (filter_var($email, FILTER_VALIDATE_EMAIL) === false) {
+            throw new Refusal(422, 'field_invalid', 'contact.email is not an e-mail address.', 'contact.email');
+        }
+        $read = [
+            'first_name' => self::text($contact, 'first_name', 64, 'contact.'),
+            'last_name' => self::text($contact, 'last_name', 64, 'contact.'),
+            'email' => $email,
+        ];
+        if (isset($contact['address'])) {
+            $address = self::object($contact['address'], 'contact.address');
+            self::checkKeys($address, self::ADDRESS_REQUIRED, [], 'contact.address.');
+            $read['address'] = [
+                'street_address' => self::text($address, 'street_address', 96, 'contact.address.'),
+                'city' => self::text($address, 'city', 64, 'contact.address.'),
+                'postal_code' => self::text($address, 'postal_code', 12, 'contact.address.'),
+            ];
+        }
+        if (isset($contact['country'])) {
+            $read['country'] = self::match($contact, 'country', '/^[A-Z]{2}$/D', 'two capital letters (ISO 3166)', 'contact.');
+        }
+        return $read;
+    }
+
+    /** @param string[] $required @param string[] $optional */
+    private static function checkKeys(array $data, array $required, array $optional, string $prefix): void
+    {
+        foreach ($required as $name) {
+            if (!isset($data[$name])) {
+                throw new Refusal(422, 'field_missing', "$prefix$name is missing.", "$prefix$name");
+            }
+        }
+        foreach (array_diff(array_map('strval', array_keys($data)), $required, $optional) as $name) {
+            // The name is the client's text: it is repeated only where it looks like one.
+            $name = preg_match('/^\w{1,40}$/D', $name) ? $name : '?';
+            throw new Refusal(422, 'field_unknown', "$prefix$name is not a field of a donation.", "$prefix$name");
+        }
+    }
+
+    private static function object(mixed $value, string $field): array
+    {
+        if (!is_array($value) || array_is_list($value)) {
+            throw new Refusal(422, 'field_invalid', "$field must be an object.", $field);
+        }
+        return $value;
+    }
+
+    private static function string(mixed $value, string $field): string
+    {
+        if (!is_string($value)) {
+            throw new Refusal(422, 'field_invalid', "$field must be a string.", $field);
+        }
+        return $value;
+    }
+
+    private static function match(array $data, string $name, string $pattern, string $form, string $prefix = ''): string
+    {
+        $value = self::string($data[$name], "$prefix$name");
+        if (!preg_match($pattern, $value)) {
+            throw new Refusal(422, 'field_invalid', "$prefix$name must be $form.", "$prefix$name");
+        }
+        return $value;
+    }
+
+    /** Words of a person: blanks around them are cut, anything else is taken as it is or refused. */
+    private static function text(array $data, string $name, int $max, string $prefix): string
+    {
+        $value = trim(self::string($data[$name], "$prefix$name"), ' ');
+        if ($value === '' || mb_strlen($value, 'UTF-8') > $max || preg_match(self::FORBIDDEN, $value)) {
+            throw new Refusal(422, 'field_invalid', "$prefix$name must be 1 to $max printable characters without < and >.", "$prefix$name");
+        }
+        return $value;
+    }
+}

@@ -1,0 +1,46 @@
+<?php
+// Hand the spool of one site to the queue, oldest first: drain.php CONFIG. Runs as the site's user.
+//
+// At least once: a donation leaves the disk after Redis acknowledged it. Says in one line what became of the spool;
+// a queue that is away is no failure, the donations just stay. Exit status 0, or 1 when it could not do its work.
+declare(strict_types=1);
+
+namespace DonationIntake;
+
+require __DIR__ . '/load.php';
+
+const BATCH = 50;
+
+umask(0077);
+$config = Config::load($argv[1] ?? '');
+$queue = new Queue($config);
+$spool = new Spool($config->stateDir, 0);
+$files = $spool->files();
+$drained = 0;
+foreach (array_chunk($files, BATCH) as $batch) {
+    $jobs = array_map('file_get_contents', $batch);
+    if (in_array(false, $jobs, true)) {
+        fwrite(STDERR, "the spool cannot be read\n");
+        exit(1);
+    }
+    try {
+        $queue->push(...$jobs);
+    } catch (QueueFailure $e) {
+        printf("%d donations wait: %s\n", count($files) - $drained, $e->getMessage());
+        break;
+    }
+    array_map('unlink', $batch);
+    $drained += count($batch);
+    (new Counters($config->stateDir))->add('drained', count($batch));
+}
+if ($drained > 0) {
+    echo "$drained donations handed to the queue\n";
+}
+
+// Once an hour is often enough to tidy up.
+$tidied = "{$config->stateDir}/tidied";
+if ((int) @filemtime($tidied) < time() - 3600) {
+    $spool->removeLeftovers();
+    (new Keys($config->stateDir))->purge($config->keyHours * 3600);
+    touch($tidied);
+}

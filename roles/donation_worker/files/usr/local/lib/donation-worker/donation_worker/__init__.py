@@ -1,0 +1,1 @@
+"""Takes donations out of a Redis queue and records each exactly once in CiviCRM."""

@@ -1,0 +1,389 @@
+"""A provider's refusals of us put nobody on hold, and no message is lost or doubled (N9, N10)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mail_tools import bounce_breaker, delivery_report
+from mail_tools.bounce_breaker import Limits
+from mail_tools.return_path import Folder, load_settings
+from reports import attached, dsn, newsletter, plain, verp
+from unit_return_path import program
+
+BLOCKED = {"status": "5.7.1", "text": "550 5.7.1 your host is blocked"}
+
+
+class Mailbox:
+    """One site's folders, seen from outside."""
+
+    def __init__(self, maildir: Path) -> None:
+        self.maildir = maildir
+        self.made = 0
+
+    def deliver(self, *messages: bytes) -> None:
+        new = self.maildir / ".Incoming/new"
+        for part in ("tmp", "new", "cur"):
+            (self.maildir / ".Incoming" / part).mkdir(parents=True, exist_ok=True)
+        for message in messages:
+            self.made += 1
+            path = new / f"{1700000000 + self.made}.M1P{self.made}.mx,S={len(message)},W={len(message)}"
+            path.write_bytes(message)
+
+    def folder(self, name: str = "") -> list[bytes]:
+        folder = Folder(self.maildir, name)
+        return [folder.read(entry) for entry in folder.entries()]
+
+    def counts(self) -> dict[str, int]:
+        return {
+            name or "INBOX": len(self.folder(name)) for name in ("", "Incoming", "Quarantine", "Quarantine.dropped")
+        }
+
+
+@pytest.fixture
+def box(tmp_path) -> Mailbox:
+    return Mailbox(tmp_path / "crm/Maildir")
+
+
+@pytest.fixture
+def paused(tmp_path) -> Path:
+    """Each call of the pause command adds a line."""
+    program(tmp_path / "pause", f'echo "$@" >>{tmp_path}/paused')
+    return tmp_path / "paused"
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Makes the breaker's time pass: clock(60) is a minute later."""
+    real, ahead = bounce_breaker.time, [0.0]
+
+    def _pass(seconds: float) -> None:
+        ahead[0] += seconds
+
+    shifted = SimpleNamespace(time=lambda: real.time() + ahead[0], strftime=real.strftime, gmtime=real.gmtime)
+    monkeypatch.setattr(bounce_breaker, "time", shifted)
+    return _pass
+
+
+@pytest.fixture
+def breaker(settings_file, capsys):
+    """Run the command, by default one pass; returns what it prints."""
+
+    def _run(*arguments: str) -> str:
+        assert bounce_breaker.main(["--config", str(settings_file), *(arguments or ("run",))]) == 0
+        return capsys.readouterr().out
+
+    return _run
+
+
+def change(settings_file: Path, **values: object) -> None:
+    raw = json.loads(settings_file.read_text())
+    raw["bounce_breaker"] |= values
+    settings_file.write_text(json.dumps(raw))
+
+
+def storm(number: int, provider: str = "gmail.com", first: int = 1000) -> list[bytes]:
+    return [dsn(f"p{n}@{provider}", queue=first + n, **BLOCKED) for n in range(number)]
+
+
+def metric(tmp_path: Path, name: str) -> float:
+    lines = (tmp_path / "metrics/bounce-breaker.prom").read_text().splitlines()
+    return next(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name + " "))
+
+
+def test_a_storm_is_diverted_the_mailing_paused_and_dead_addresses_pass(breaker, box, paused, tmp_path):
+    """200 times `5.7.1 blocked` from one provider: nobody is put on hold for it, and 5.1.1 is processed (N9)."""
+    dead = [dsn(f"dead{n}@gmail.com", queue=n + 1) for n in range(20)]
+    leave = [plain("unsubscribe", To=verp("u"), Delivered_To=verp("u"))]
+    box.deliver(*storm(100), *dead, *leave, *storm(100, first=5000))
+    breaker()
+    assert box.counts() == {"INBOX": 21, "Incoming": 0, "Quarantine": 200, "Quarantine.dropped": 0}
+    assert sorted(box.folder()) == sorted(dead + leave)
+    assert set(paused.read_text().splitlines()) == {"--provider gmail"}
+    assert metric(tmp_path, 'bounce_breaker_open{provider="gmail"}') == 1
+    assert metric(tmp_path, 'bounce_breaker_open{provider="orange"}') == 0
+    box.deliver(*storm(3, first=9000))
+    breaker()
+    assert box.counts()["Quarantine"] == 203
+
+
+def test_what_the_mailing_queues_meanwhile_is_stopped_as_well(breaker, box, paused):
+    """The application goes on submitting: the command runs at every pass, until the operator ends the storm."""
+    box.deliver(*storm(30))
+    for _ in range(3):
+        breaker()
+    assert paused.read_text().splitlines() == ["--provider gmail"] * 3
+    breaker("drop", "gmail")
+    breaker()
+    assert paused.read_text().count("\n") == 3
+
+
+def test_the_other_providers_are_left_alone(breaker, box, paused, clock):
+    """Their few refusals are held back for a moment and then pass."""
+    box.deliver(*storm(30), dsn("a@orange.fr", queue=3), dsn("b@orange.fr", queue=4, **BLOCKED))
+    breaker()
+    assert box.counts() == {"INBOX": 1, "Incoming": 1, "Quarantine": 30, "Quarantine.dropped": 0}
+    clock(61)
+    breaker()
+    assert box.counts() == {"INBOX": 2, "Incoming": 0, "Quarantine": 30, "Quarantine.dropped": 0}
+
+
+def test_custom_domains_at_a_provider_are_the_providers(breaker, box, paused):
+    """Hosted domains refuse together: the mail server's name says whose they are (N1)."""
+    box.deliver(*[dsn(f"x@shop{n}.example", queue=n + 1, remote="mx7.google.example", **BLOCKED) for n in range(25)])
+    breaker()
+    assert set(paused.read_text().splitlines()) == {"--provider gmail"}
+
+
+def test_below_the_threshold_refusals_pass_after_the_hold_back(breaker, box, paused, clock):
+    """A few refusals are everyday life."""
+    box.deliver(*storm(4))
+    for seconds, incoming in ((0, 4), (50, 4), (11, 0)):
+        clock(seconds)
+        breaker()
+        assert box.counts()["Incoming"] == incoming
+    assert box.counts()["INBOX"] == 4
+    assert paused.exists() is False
+
+
+def test_a_slow_storm_is_held_until_it_is_one(breaker, box, paused, clock):
+    """One refusal every 25 s is a storm too: with a quarter of it there, the rest is waited for."""
+    for number in range(20):
+        box.deliver(*storm(1, first=1000 + number))
+        clock(25)
+        breaker()
+    assert box.counts()["Quarantine"] >= 18
+    assert box.counts()["INBOX"] <= 2
+    assert paused.exists()
+
+
+def test_a_storm_while_the_breaker_was_away_is_seen(breaker, box, paused):
+    """Mail waits in Incoming for hours; its age must not make it pass."""
+    box.deliver(*storm(30))
+    for path in (box.maildir / ".Incoming/new").iterdir():
+        os.utime(path, (1, 1))
+    breaker()
+    assert box.counts()["Quarantine"] == 30
+
+
+def test_what_is_held_back_holds_up_nothing_else(breaker, box, paused, monkeypatch):
+    """More refusals in waiting than are judged at once."""
+    monkeypatch.setattr(bounce_breaker, "STEP", 5)
+    box.deliver(*storm(19), plain("unsubscribe", To=verp("u")))
+    breaker()
+    assert box.counts() == {"INBOX": 1, "Incoming": 19, "Quarantine": 0, "Quarantine.dropped": 0}
+
+
+def test_many_dead_addresses_are_no_storm(breaker, box, paused):
+    """20 refusals among 100 dead addresses are less than half: an old list, not a block."""
+    box.deliver(*storm(20), *[dsn(f"d{n}@gmail.com", queue=n + 1) for n in range(100)])
+    breaker()
+    assert paused.exists() is False
+    assert box.counts() == {"INBOX": 100, "Incoming": 20, "Quarantine": 0, "Quarantine.dropped": 0}
+
+
+def test_shadow_mode_says_what_would_happen_and_changes_nothing(breaker, box, paused, settings_file, tmp_path):
+    """Before it may act, it is watched for a while (N10)."""
+    change(settings_file, mode="shadow")
+    box.deliver(*storm(50))
+    said = breaker()
+    assert "would divert and pause gmail: 50 of 50" in said
+    assert box.counts() == {"INBOX": 50, "Incoming": 0, "Quarantine": 0, "Quarantine.dropped": 0}
+    assert paused.exists() is False
+    assert metric(tmp_path, 'bounce_breaker_messages_total{outcome="would_quarantine"}') == 50
+    assert metric(tmp_path, 'bounce_breaker_unpaused{provider="gmail"}') == 0
+
+
+def test_the_operator_releases(breaker, box, paused):
+    """They were true: the application gets them, once, and the same messages make no new storm."""
+    box.deliver(*storm(30), *storm(30, "orange.fr", 5000))
+    breaker()
+    assert "30 messages moved" in breaker("release", "gmail")
+    assert box.counts() == {"INBOX": 30, "Incoming": 0, "Quarantine": 30, "Quarantine.dropped": 0}
+    box.deliver(*storm(2, first=8000))
+    breaker()
+    assert box.counts() == {"INBOX": 30, "Incoming": 2, "Quarantine": 30, "Quarantine.dropped": 0}
+
+
+def test_the_operator_drops_and_nothing_is_deleted(breaker, box, paused):
+    box.deliver(*storm(30))
+    breaker()
+    breaker("drop", "gmail")
+    assert box.counts() == {"INBOX": 0, "Incoming": 0, "Quarantine": 0, "Quarantine.dropped": 30}
+    state = json.loads(breaker("status", "--json"))
+    assert state["providers"]["gmail"]["open"] is False
+
+
+def test_status_is_for_a_human_at_night(breaker, box, paused):
+    box.deliver(*storm(30))
+    breaker()
+    said = breaker("status")
+    assert "gmail: STORM since" in said
+    assert "mailing paused" in said
+    assert "mailbox crm: 0 in incoming, 30 in quarantine" in said
+
+
+def test_a_pause_that_fails_is_tried_again_and_told(breaker, box, paused, tmp_path):
+    """The refusals are diverted all the same."""
+    program(tmp_path / "pause", "echo no such transport >&2; exit 1")
+    box.deliver(*storm(30))
+    breaker()
+    assert box.counts()["Quarantine"] == 30
+    assert metric(tmp_path, 'bounce_breaker_unpaused{provider="gmail"}') == 1
+    program(tmp_path / "pause", f'echo "$@" >>{tmp_path}/paused')
+    breaker()
+    assert set(paused.read_text().splitlines()) == {"--provider gmail"}
+    assert metric(tmp_path, 'bounce_breaker_unpaused{provider="gmail"}') == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "policy"),
+    [
+        ("5.7.1", "550 5.7.1 Service unavailable; client host blocked using list.example", True),
+        ("5.7.26", "550-5.7.26 This mail is unauthenticated", True),
+        ("5.0.0", "554 Message rejected as spam", True),
+        ("5.5.0", "550 blocked, see https://example.net/why", True),
+        ("5.0.0", "550 5.7.515 Access denied", True),
+        ("5.3.0", "554 IP on blacklist", True),
+        ("5.1.1", "550 5.1.1 user unknown", False),
+        ("5.1.1", "550 5.1.1 user unknown, sender blocked", False),
+        ("5.1.10", "550 5.1.10 blocked", False),
+        ("5.7.1", "550 5.7.1 unknown user", False),
+        ("5.2.2", "552 5.2.2 mailbox full", False),
+        ("5.4.4", "Host or domain name not found", False),
+        ("5.0.0", "550 mailbox unavailable", False),
+        ("", "", False),
+    ],
+)
+def test_what_is_about_us_and_what_about_the_address(settings_file, status, text, policy):
+    conf = load_settings(settings_file)
+    bounce = delivery_report.read(dsn("a@gmail.com", status=status, text=text), conf.sites[0])
+    assert Limits.of({}).is_policy(bounce) is policy
+
+
+def test_a_delay_is_no_refusal(settings_file):
+    conf = load_settings(settings_file)
+    bounce = delivery_report.read(dsn("a@gmail.com", action="delayed", status="4.7.1"), conf.sites[0])
+    assert bounce.action == "delayed"
+    assert Limits.of({}).is_policy(bounce) is False
+
+
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 3000), st.binary(max_size=6))
+def test_no_message_stops_the_breaker(settings_file, place, bytes_):
+    conf = load_settings(settings_file)
+    whole = dsn("a@gmail.com", **BLOCKED)
+    for message in (whole[:place] + bytes_ + whole[place + 1 :], whole[:place], bytes_ * 100):
+        bounce = delivery_report.read(message, conf.sites[0])
+        assert bounce is None or isinstance(Limits.of({}).is_policy(bounce), bool)
+        assert bounce is None or bounce.provider(conf)
+
+
+def test_mail_that_cannot_be_understood_passes(breaker, box, paused):
+    """The application files it as ignored; it must not wait here for ever."""
+    odd = [
+        b"",
+        b"\0" * 100,
+        b"\xff" * 5000,
+        attached(newsletter()),
+        b"Content-Type: multipart/x; boundary=a\n\n--a\n" * 500,
+    ]
+    box.deliver(*odd)
+    (box.maildir / ".Incoming/new/link").symlink_to("/etc/passwd")
+    breaker()
+    assert sorted(box.folder()) == sorted(odd)
+
+
+KILLED = """
+import os, sys
+from mail_tools import bounce_breaker
+
+step, calls = int(sys.argv[1]), 0
+real = os.rename
+def rename(*arguments, **options):
+    global calls
+    calls += 1
+    if calls == step and sys.argv[2] == "before":
+        os.kill(os.getpid(), 9)
+    real(*arguments, **options)
+    if calls == step:
+        os.kill(os.getpid(), 9)
+os.rename = rename
+sys.exit(bounce_breaker.main(["--config", sys.argv[3], *sys.argv[4:]]))
+"""
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(bounce_breaker.__file__).parents[1])}
+
+
+def killed_at(step: int, when: str, settings_file: Path, *arguments: str) -> int:
+    argv = [sys.executable, "-c", KILLED, str(step), when, str(settings_file), *arguments]
+    return subprocess.run(argv, env=ENVIRONMENT, timeout=60, capture_output=True, check=False).returncode
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("command", ["run", "release", "drop"])
+def test_killed_at_any_move_each_message_is_in_exactly_one_folder(breaker, box, paused, settings_file, command, when):
+    """kill -9 before or after each rename, and again until all is done: nothing lost, nothing doubled."""
+    messages = storm(21) + [dsn(f"d{n}@gmail.com", queue=n + 1) for n in range(3)]
+    box.deliver(*messages)
+    arguments = ["run"]
+    if command != "run":
+        breaker()
+        arguments = [command, "gmail"]
+    step, killed = 1, 0
+    while killed_at(step, when, settings_file, *arguments) == -signal.SIGKILL:
+        killed += 1
+        step += when == "before" and step < 4
+        if step == 4:
+            break
+        everywhere = [m for name in ("", "Incoming", "Quarantine", "Quarantine.dropped") for m in box.folder(name)]
+        assert sorted(everywhere) == sorted(messages)
+    assert killed >= 3
+    breaker(*arguments)
+    breaker()
+    everywhere = [m for name in ("", "Incoming", "Quarantine", "Quarantine.dropped") for m in box.folder(name)]
+    assert sorted(everywhere) == sorted(messages)
+    end = {"run": "Quarantine", "release": "", "drop": "Quarantine.dropped"}[command]
+    assert len(box.folder(end)) == (24 if command == "release" else 21)
+    assert set(paused.read_text().splitlines()) == {"--provider gmail"}
+
+
+def test_killed_at_random_moments_nothing_is_lost(box, paused, settings_file):
+    """The same with the kernel's clock choosing the moment, while mail goes on coming."""
+    messages = storm(300)
+    for round_ in range(6):
+        box.deliver(*messages[round_ * 50 : round_ * 50 + 50])
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mail_tools.bounce_breaker", "--config", str(settings_file), "run"], env=ENVIRONMENT
+        )
+        try:
+            process.wait(timeout=0.08 + 0.05 * round_)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    done = subprocess.run(
+        [sys.executable, "-m", "mail_tools.bounce_breaker", "--config", str(settings_file), "run"],
+        env=ENVIRONMENT,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert sorted(box.folder("Quarantine") + box.folder("Incoming") + box.folder()) == sorted(messages)
+    assert box.folder("Incoming") == []
+
+
+def test_wrong_settings_are_told_in_one_line(settings_file, capsys):
+    for values in ({"mode": "off"}, {"storm_messages": "many"}, {"mode": "active", "policy_texts": ["("]}):
+        change(settings_file, **values)
+        assert bounce_breaker.main(["--config", str(settings_file), "run"]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+        change(settings_file, mode="active", storm_messages=20, policy_texts=[])
+    assert bounce_breaker.main(["--config", str(settings_file), "release", "nobody"]) == 2
+    assert "known: gmail, orange, default" in capsys.readouterr().err

@@ -1,0 +1,500 @@
+"""The worker records each donation once, whoever is killed; what it cannot record a person finds (S13, S38, N15)."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import pwd
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from loading import ROOT, load
+
+LIBRARY = ROOT / "roles/donation_worker/files/usr/local/lib/donation-worker"
+FAKES = ROOT / "tests/unit/fakes/donations"
+QUEUE = "donations:donate-api"
+INFLIGHT, DELAYED, DEAD, STATS = (f"{QUEUE}:{part}" for part in ("inflight:main", "delayed", "dead", "stats"))
+
+# The command as its unit starts it, but for the folder of configurations and the patience.
+RUN = """
+import sys
+sys.dont_write_bytecode = True
+sys.path.insert(0, {library!r})
+from pathlib import Path
+from donation_worker import config, worker
+config.FOLDER = Path({folder!r})
+worker.WAIT_SECONDS = 0.1
+worker.PAUSE_MAX_SECONDS = 0.1
+sys.exit(worker.main(["donate-api"]))
+"""
+
+
+@pytest.fixture(scope="module")
+def library() -> Iterator[SimpleNamespace]:
+    """The worker's modules."""
+    sys.path.insert(0, str(LIBRARY))
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    names = ("campaigns", "civicrm", "config", "jobs", "queue_tool", "resp", "worker")
+    yield SimpleNamespace(**{name: importlib.import_module(f"donation_worker.{name}") for name in names})
+    sys.dont_write_bytecode = writes
+    sys.path.remove(str(LIBRARY))
+
+
+@pytest.fixture
+def redis():
+    server = load("tests/unit/fakes/donations/redis_server.py").FakeRedis()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def settings(tmp_path: Path, redis) -> dict:
+    return {
+        "queue": "donate-api",
+        "worker": "main",
+        "user": "crm",
+        "enabled": True,
+        "redis_host": "127.0.0.1",
+        "redis_port": redis.port,
+        "redis_user": "worker-donate-api",
+        "redis_password": "pw",
+        "api_command": [sys.executable, str(FAKES / "civicrm_api.py"), str(tmp_path)],
+        "api_timeout_seconds": 2,
+        "api_idle_seconds": 1,
+        "api_max_calls": 1000,
+        "tries_max": 3,
+        "retry_seconds": 0,
+        "retry_max_seconds": 1,
+        "trxn_prefix": "donation:",
+        "financial_type": "Donation",
+        "payment_instrument": "Credit Card",
+        "test": False,
+        "campaigns_version": "v1",
+    }
+
+
+@pytest.fixture
+def worker(tmp_path: Path, settings: dict) -> Iterator[Callable[..., subprocess.Popen]]:
+    """A function (**settings) -> a running worker; its output is in worker.log."""
+    running: list[subprocess.Popen] = []
+
+    def start(**changes) -> subprocess.Popen:
+        account = pwd.getpwuid(os.getuid()).pw_name
+        (tmp_path / "donate-api.json").write_text(json.dumps(settings | {"user": account} | changes))
+        script = RUN.format(library=str(LIBRARY), folder=str(tmp_path))
+        with (tmp_path / "worker.log").open("a") as log:
+            command = [sys.executable, "-c", script]
+            running.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
+        return running[-1]
+
+    yield start
+    for process in running:
+        kill(process)
+
+
+def kill(process: subprocess.Popen) -> None:
+    """As systemd does it: the worker and its CiviCRM at once."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def job(number: int = 1, **changes) -> str:
+    contact = {"first_name": "Ada", "last_name": "Lovelace", "email": f"ada{number}@example.org"}
+    donation = {
+        "amount": "25.00",
+        "currency": "EUR",
+        "campaign": "general",
+        "payment_reference": f"ch_{number}",
+        "contact": contact | changes.pop("contact", {}),
+    } | changes.pop("donation", {})
+    return json.dumps(
+        {
+            "id": f"id-{number}",
+            "site": "donate-api",
+            "received_at": 1795176591,
+            "test": False,
+            "campaigns_version": "v1",
+            "donation": donation,
+        }
+        | changes
+    )
+
+
+def crm(tmp_path: Path) -> dict:
+    path = tmp_path / "civicrm.json"
+    return json.loads(path.read_text()) if path.exists() else {"Contact": [], "Contribution": []}
+
+
+def references(tmp_path: Path) -> list[str]:
+    return [row["trxn_id"] for row in crm(tmp_path)["Contribution"]]
+
+
+def eventually(probe: Callable[[], object], within: float = 20) -> None:
+    deadline = time.monotonic() + within
+    while not probe():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def idle(redis) -> bool:
+    """Nothing waits, nothing is in hand, nothing is put off."""
+    return not (redis.lists[QUEUE] or redis.lists[INFLIGHT] or redis.zsets[DELAYED])
+
+
+def campaign(tmp_path: Path, *names: str) -> None:
+    rows = [{"id": str(n), "name": name, "title": name, "is_active": "1"} for n, name in enumerate(names, start=1)]
+    (tmp_path / "civicrm.json").write_text(json.dumps({"Contact": [], "Contribution": [], "Campaign": rows}))
+
+
+def test_a_donation_becomes_a_contribution_with_its_contact_and_campaign(tmp_path, redis, worker):
+    """S13: all that the donor gave arrives, under the transaction id that makes it unique."""
+    campaign(tmp_path, "general")
+    redis.lists[QUEUE] = [job()]
+    worker()
+    eventually(lambda: idle(redis) and references(tmp_path))
+    (contribution,), (contact,) = crm(tmp_path)["Contribution"], crm(tmp_path)["Contact"]
+    expected = {
+        "contact_id": contact["id"],
+        "total_amount": "25.00",
+        "currency": "EUR",
+        "trxn_id": "donation:ch_1",
+        "invoice_id": "id-1",
+        "source": "donate-api: general",
+        "campaign_id": "1",
+        "receive_date": "@1795176591",
+        "is_test": "0",
+        "financial_type_id": "Donation",
+    }
+    assert expected.items() <= contribution.items()
+    assert (contact["first_name"], contact["email"]) == ("Ada", "ada1@example.org")
+    eventually(lambda: redis.hashes[STATS].get("created") == "1")
+    assert int(redis.hashes[STATS]["last_success"]) > time.time() - 60
+
+
+def test_the_same_donation_twice_is_recorded_once(tmp_path, redis, worker):
+    """Intake hands over at least once; the queue may hold the same payment several times."""
+    redis.lists[QUEUE] = [job(), job(), job(id="another-id")]
+    worker()
+    eventually(lambda: redis.hashes[STATS].get("duplicates") == "2")
+    assert references(tmp_path) == ["donation:ch_1"]
+    assert redis.lists[DEAD] == []
+
+
+def test_an_e_mail_address_is_one_contact_and_the_same_name_comes_first(tmp_path, redis, worker):
+    """Two people may share an address; nobody gets a second record for a second donation."""
+    contacts = [
+        {"id": "1", "first_name": "Charles", "last_name": "B", "email": "home@example.org"},
+        {"id": "2", "first_name": "Ada", "last_name": "Lovelace", "email": "home@example.org"},
+    ]
+    (tmp_path / "civicrm.json").write_text(json.dumps({"Contact": contacts, "Contribution": [], "Campaign": []}))
+    redis.lists[QUEUE] = [
+        job(2, contact={"email": "HOME@example.org", "first_name": "ada"}),
+        job(1, contact={"email": "home@example.org", "first_name": "Someone"}),
+    ]
+    worker()
+    eventually(lambda: len(references(tmp_path)) == 2 and idle(redis))
+    assert [row["contact_id"] for row in crm(tmp_path)["Contribution"]] == ["1", "2"]
+    assert len(crm(tmp_path)["Contact"]) == 2
+
+
+def test_a_payment_with_other_figures_goes_to_a_person(tmp_path, redis, worker):
+    """Neither recorded twice nor silently taken for the first: the same reference with another amount is a mistake."""
+    redis.lists[QUEUE] = [job(id="second", donation={"amount": "26.00"}), job(id="first")]
+    worker()
+    eventually(lambda: redis.lists[DEAD] and idle(redis))
+    assert references(tmp_path) == ["donation:ch_1"]
+    assert json.loads(redis.lists[DEAD][0])["id"] == "second"
+
+
+def test_references_that_differ_in_case_only_are_not_the_same_payment(tmp_path, redis, worker):
+    """The database ignores case, payment providers do not: the second must not vanish as a duplicate."""
+    redis.lists[QUEUE] = [
+        job(2, donation={"payment_reference": "ch_abc"}),
+        job(1, donation={"payment_reference": "ch_ABC"}),
+    ]
+    worker()
+    eventually(lambda: redis.lists[DEAD] and idle(redis))
+    assert references(tmp_path) == ["donation:ch_ABC"]
+    assert json.loads(redis.lists[DEAD][0])["donation"]["payment_reference"] == "ch_abc"
+
+
+def test_an_address_that_civicrm_refuses_does_not_cost_the_donation(tmp_path, redis, worker):
+    redis.lists[QUEUE] = [job(contact={"country": "ZZ"})]
+    worker()
+    eventually(lambda: references(tmp_path) == ["donation:ch_1"] and idle(redis))
+    assert redis.lists[DEAD] == []
+
+
+def test_test_sites_make_test_contributions(tmp_path, redis, worker):
+    """Whether the API site or the queue says so."""
+    redis.lists[QUEUE] = [job(1, test=True)]
+    worker(test=False)
+    eventually(lambda: len(references(tmp_path)) == 1)
+    assert crm(tmp_path)["Contribution"][0]["is_test"] == "1"
+
+
+def test_killed_in_the_middle_of_any_job_nothing_is_lost_and_nothing_is_twice(tmp_path, redis, worker):
+    """N15: SIGKILL again and again while jobs run; all are recorded, each once."""
+    (tmp_path / "slow").touch()
+    wanted = [f"donation:ch_{n}" for n in range(40)]
+    redis.lists[QUEUE] = [job(n) for n in range(40)]
+    chance = random.Random(1)  # noqa: S311
+    kills = 0
+    while not idle(redis):
+        process = worker()
+        before = len(references(tmp_path))
+        eventually(lambda b=before: len(references(tmp_path)) > b + 2 or idle(redis))
+        # Wherever in a job it happens to be then: a job takes 50 ms.
+        time.sleep(chance.uniform(0, 0.05))
+        kill(process)
+        kills += 1
+        assert kills < 40
+    assert kills > 4
+    assert sorted(references(tmp_path)) == sorted(wanted)
+    assert redis.lists[DEAD] == []
+
+
+def test_what_a_killed_worker_had_in_hand_comes_first(tmp_path, redis, worker):
+    redis.lists[INFLIGHT] = [job(1)]
+    redis.lists[QUEUE] = [job(2)]
+    worker()
+    eventually(lambda: len(references(tmp_path)) == 2 and idle(redis))
+    assert references(tmp_path) == ["donation:ch_1", "donation:ch_2"]
+
+
+def test_redis_that_goes_away_while_jobs_run_loses_nothing(tmp_path, redis, worker):
+    """N15: whether an answer was lost before or after the command, is unknown; both must be right."""
+    wanted = sorted(f"donation:ch_{n}" for n in range(40))
+    redis.lists[QUEUE] = [job(n) for n in range(40)]
+    worker()
+    for number in (5, 15, 25):
+        eventually(lambda n=number: len(references(tmp_path)) >= n)
+        redis.drop_connections()
+    eventually(lambda: idle(redis) and len(references(tmp_path)) == 40)
+    assert sorted(references(tmp_path)) == wanted
+    assert redis.lists[DEAD] == []
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_civicrm_that_dies_in_a_call_costs_no_donation(tmp_path, redis, worker, when):
+    """After it was stored the contribution is found; before, it is tried again."""
+    (tmp_path / "die").write_text(when)
+    redis.lists[QUEUE] = [job()]
+    worker(retry_seconds=1, tries_max=2 if when == "before" else 1)
+    eventually(lambda: redis.zsets[DELAYED] or redis.hashes[STATS].get("duplicates"))
+    (tmp_path / "die").unlink()
+    eventually(lambda: idle(redis) and references(tmp_path) == ["donation:ch_1"])
+    assert redis.lists[DEAD] == []
+
+
+def test_while_civicrm_is_away_everything_waits_and_nothing_is_buried(tmp_path, redis, worker):
+    """An outage of hours is not the donations' fault: it must not use up their tries."""
+    (tmp_path / "down").touch()
+    redis.lists[QUEUE] = [job(2), job(1)]
+    worker(tries_max=1)
+    eventually(lambda: (tmp_path / "worker.log").read_text().count("cannot connect to the database") >= 3)
+    assert redis.lists[DEAD] == []
+    (tmp_path / "down").unlink()
+    eventually(lambda: idle(redis) and len(references(tmp_path)) == 2)
+
+
+def test_one_job_that_kills_or_blocks_civicrm_does_not_hold_up_the_others(tmp_path, redis, worker):
+    """A donation that CiviCRM cannot digest becomes a dead letter; those behind it are recorded."""
+    (tmp_path / "mute").touch()
+    redis.lists[QUEUE] = [job()]
+    worker(api_timeout_seconds=0.5)
+    eventually(lambda: redis.lists[DEAD])
+    (tmp_path / "mute").unlink()
+    redis.lists[QUEUE] = [job(2)]
+    eventually(lambda: references(tmp_path) == ["donation:ch_2"])
+    assert json.loads(redis.lists[DEAD][0])["tries"] == 3
+
+
+def test_a_refused_donation_is_tried_again_then_kept_with_the_reason(tmp_path, redis, worker, library):
+    """The reason may quote the donor: it is in the dead letter, and not in the log."""
+    (tmp_path / "refuse").write_text("ada1@example.org is not to your liking")
+    redis.lists[QUEUE] = [job()]
+    worker()
+    eventually(lambda: redis.lists[DEAD] and idle(redis))
+    letter = json.loads(redis.lists[DEAD][0])
+    assert (letter["id"], letter["tries"]) == ("id-1", 3)
+    assert "not to your liking" in letter["reason"]
+    assert redis.hashes[STATS]["failures"] == "2"
+    assert redis.hashes[STATS]["buried"] == "1"
+    log = (tmp_path / "worker.log").read_text()
+    assert "id-1" in log
+    for private in ("ada1@example.org", "Lovelace", "25.00", "ch_1"):
+        assert private not in log
+
+    # A person sets it right and sends it on its way.
+    (tmp_path / "refuse").unlink()
+    queue = library.jobs.Queue(library.resp.Redis("127.0.0.1", redis.port, "x", "pw"), "donate-api", "main")
+    assert library.queue_tool.decide(queue, "id-1", library.queue_tool.retry) == ["id-1"]
+    eventually(lambda: references(tmp_path) == ["donation:ch_1"] and idle(redis))
+    assert redis.lists[DEAD] == []
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"id": "x"}', '"x"', job(test="yes"), job(donation={"amount": 25})])
+def test_what_is_no_job_is_put_aside(tmp_path, redis, worker, text):
+    redis.lists[QUEUE] = [job(), text]
+    worker()
+    eventually(lambda: idle(redis) and references(tmp_path) == ["donation:ch_1"])
+    assert json.loads(redis.lists[DEAD][0])["raw"] == text
+
+
+def test_a_full_redis_is_emptied(tmp_path, redis, worker):
+    """Redis then refuses to move a job: it is worked on where it lies, or a full queue would stay full for ever."""
+    redis.full = True
+    redis.lists[QUEUE] = [job(n) for n in (3, 2, 1)]
+    worker()
+    eventually(lambda: len(references(tmp_path)) == 3 and idle(redis))
+    assert redis.lists[DEAD] == []
+
+
+def test_in_a_full_redis_one_refused_job_does_not_hold_up_the_others(tmp_path, redis, worker):
+    redis.full = True
+    redis.lists[QUEUE] = [job(2), job(1), "no job"]
+    worker()
+    eventually(lambda: len(references(tmp_path)) == 2)
+    eventually(lambda: redis.lists[QUEUE] == ["no job"])
+    redis.full = False
+    eventually(lambda: redis.lists[DEAD] and idle(redis))
+
+
+def test_another_list_of_campaigns_is_reported_and_the_donation_taken(tmp_path, redis, worker):
+    """S38: ext was converged and int was not, or the other way round."""
+    campaign(tmp_path, "general")
+    redis.lists[QUEUE] = [job(2, donation={"campaign": "unheard-of"}), job(1, campaigns_version="v0")]
+    worker()
+    eventually(lambda: len(references(tmp_path)) == 2 and idle(redis))
+    eventually(lambda: redis.hashes[STATS].get("campaigns_unknown") == "1")
+    assert redis.hashes[STATS]["campaigns_mismatch"] == "1"
+    assert "id-1 came with another list of campaigns (v0)" in (tmp_path / "worker.log").read_text()
+    assert "campaign_id" not in crm(tmp_path)["Contribution"][1]
+
+
+def test_told_to_stop_it_finishes_what_it_began(tmp_path, redis, worker):
+    process = worker()
+    redis.lists[QUEUE] = [job()]
+    eventually(lambda: references(tmp_path))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=10) == 0
+    assert idle(redis)
+
+
+def test_a_wrong_password_is_said_and_not_fatal(tmp_path, redis, worker):
+    redis.password = "other"
+    redis.lists[QUEUE] = [job()]
+    worker()
+    eventually(lambda: "WRONGPASS" in (tmp_path / "worker.log").read_text())
+    redis.password = "pw"
+    eventually(lambda: references(tmp_path) == ["donation:ch_1"])
+
+
+@pytest.fixture
+def tool(tmp_path, settings, library, monkeypatch, redis):
+    """donation-queue on one queue."""
+    (tmp_path / "donate-api.json").write_text(json.dumps(settings))
+    monkeypatch.setattr(library.config, "FOLDER", tmp_path)
+    return library.queue_tool.main
+
+
+def test_the_tool_shows_lengths_and_counters(redis, tool, capsys):
+    redis.lists[QUEUE] = [job(1), job(2)]
+    redis.hashes[STATS] = {"created": "7"}
+    assert tool(["status", "--json"]) == 0
+    state = json.loads(capsys.readouterr().out)["donate-api"]
+    assert (state["length"], state["in_flight"], state["dead"], state["created"]) == (2, 0, 0, 7)
+    assert tool(["status"]) == 0
+    assert "donate-api" in capsys.readouterr().out
+
+
+def test_dead_letters_are_listed_retried_and_dropped_by_id(redis, tool, capsys):
+    redis.lists[DEAD] = [job(n, tries=8, reason="Contact.create: no") for n in (3, 2, 1)] + ['{"reason":"x","raw":"{"}']
+    assert tool(["dead", "donate-api"]) == 0
+    shown = capsys.readouterr().out
+    assert [line.split()[0] for line in shown.splitlines()] == ["none", "id-1", "id-2", "id-3"]
+    assert "Lovelace" not in shown
+    assert tool(["dead", "donate-api", "--json"]) == 0
+    assert "Lovelace" in capsys.readouterr().out
+    assert tool(["drop", "donate-api", "none"]) == 0
+    assert tool(["drop", "donate-api", "id-2"]) == 0
+    assert tool(["retry", "donate-api", "all"]) == 0
+    assert redis.lists[DEAD] == []
+    assert [json.loads(j) for j in redis.lists[QUEUE]] == [json.loads(job(3)), json.loads(job(1))]
+    assert tool(["retry", "donate-api", "id-9"]) == 1
+
+
+def test_a_queue_that_is_away_has_a_metric_too(tmp_path, redis, tool):
+    assert tool(["metrics", str(tmp_path / "metrics/donation_worker.prom")]) == 0
+    text = (tmp_path / "metrics/donation_worker.prom").read_text()
+    assert 'donation_queue_up{queue="donate-api"} 1\n' in text
+    assert 'donation_worker_created_total{queue="donate-api"} 0\n' in text
+    assert 'donation_worker_campaigns_info{queue="donate-api",version="v1"} 1\n' in text
+    redis.stop()
+    assert tool(["metrics", str(tmp_path / "metrics/donation_worker.prom")]) == 0
+    text = (tmp_path / "metrics/donation_worker.prom").read_text()
+    assert 'donation_queue_up{queue="donate-api"} 0\n' in text
+    assert "donation_queue_length{" not in text
+    assert [path.name for path in (tmp_path / "metrics").iterdir()] == ["donation_worker.prom"]
+
+
+def test_an_unknown_queue_is_one_clear_line(tool, capsys):
+    assert tool(["status", "nonsense"]) == 1
+    error = capsys.readouterr().err
+    assert "no queue 'nonsense'" in error
+    assert error.count("\n") == 1
+
+
+@pytest.fixture
+def check(tmp_path, settings, library, monkeypatch):
+    """A function (campaigns, *arguments) -> exit status of donation-campaigns check."""
+    (tmp_path / "etc").mkdir()
+    monkeypatch.setattr(library.config, "FOLDER", tmp_path / "etc")
+    monkeypatch.setattr(library.civicrm, "become", lambda user: {})
+
+    def _check(campaigns: list[dict], *arguments: str) -> int:
+        (tmp_path / "etc/donate-api.json").write_text(json.dumps(settings))
+        (tmp_path / "etc/waiting.json").write_text(json.dumps(settings | {"queue": "waiting", "enabled": False}))
+        (tmp_path / "etc/campaigns.json").write_text(json.dumps({"version": "v1", "campaigns": campaigns}))
+        return library.campaigns.main(["check", *arguments])
+
+    return _check
+
+
+CAMPAIGNS = [
+    {"name": "general", "title": "general", "state": "open"},
+    {"name": "spring", "title": "Spring", "state": "closed"},
+]
+
+
+def test_campaigns_that_civicrm_lacks_are_reported_and_made_only_when_asked(tmp_path, check, capsys):
+    """S38: a check changes nothing."""
+    campaign(tmp_path, "general")
+    assert check(CAMPAIGNS, "--json") == 1
+    assert json.loads(capsys.readouterr().out) == {"donate-api": [{"name": "spring", "problem": "missing"}]}
+    assert [c["name"] for c in json.loads((tmp_path / "civicrm.json").read_text())["Campaign"]] == ["general"]
+    assert check(CAMPAIGNS, "--apply") == 0
+    assert check(CAMPAIGNS) == 0
+    renamed = [CAMPAIGNS[0] | {"title": "General fund"}, CAMPAIGNS[1] | {"state": "open"}]
+    capsys.readouterr()
+    assert check(renamed) == 1
+    out = capsys.readouterr().out
+    assert "general: other title" in out
+    assert "spring: other is_active" in out
+
+
+def test_a_civicrm_that_is_away_is_no_agreement(tmp_path, check, capsys):
+    (tmp_path / "down").touch()
+    assert check(CAMPAIGNS) == 2
+    assert "cannot connect to the database" in capsys.readouterr().err

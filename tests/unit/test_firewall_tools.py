@@ -1,0 +1,185 @@
+"""firewall-apply never leaves a host with rules that nobody confirmed; firewall-drops counts by user."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+from loading import load
+
+
+@pytest.fixture(scope="module")
+def tools():
+    # No __pycache__ among the files that the role installs.
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    loaded = [load(f"roles/firewall/files/usr/local/sbin/{name}") for name in ("firewall-apply", "firewall-drops")]
+    sys.dont_write_bytecode = writes
+    return loaded
+
+
+TABLE = "inet civicrm_firewall"
+OLD, NEW, NEWER = (f"table {TABLE} {{}} # {name}\n" for name in ("old", "new", "newer"))
+
+
+class Kernel:
+    """What nft and systemd would hold: the text that was loaded last, and whether the timer runs."""
+
+    def __init__(self) -> None:
+        self.rules = ""
+        self.timer = 0
+        self.refuses = ""
+
+    def nft(self, *arguments: str, text: str | None = None) -> str:
+        if arguments == ("-j", "list", "tables"):
+            family, name = TABLE.split()
+            tables = [{"table": {"family": family, "name": name}}] if self.rules else []
+            return json.dumps({"nftables": tables})
+        if arguments == ("-j", "list", "table", *TABLE.split()):
+            return json.dumps({"nftables": [self.rules]})
+        if arguments == ("list", "table", *TABLE.split()):
+            return self.rules
+        assert text is not None
+        if self.refuses and self.refuses in text:
+            raise self.error(f"nft refuses {self.refuses}")
+        if "--check" not in arguments:
+            self.rules = "" if text == f"table {TABLE}\ndelete table {TABLE}\n" else text
+        return ""
+
+
+@pytest.fixture
+def host(tools, tmp_path, monkeypatch):
+    """The tool on a host whose confirmed ruleset is OLD."""
+    apply, kernel = tools[0], Kernel()
+    kernel.error = apply.FirewallError
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr(apply, "STATE", tmp_path / "run")
+    monkeypatch.setattr(apply, "CONFIGURATION", tmp_path / "nftables.conf")
+    monkeypatch.setattr(apply, "nft", kernel.nft)
+    monkeypatch.setattr(apply, "arm", lambda seconds: setattr(kernel, "timer", seconds))
+    monkeypatch.setattr(apply, "disarm", lambda: setattr(kernel, "timer", 0))
+    apply.kernel, apply.conf = kernel, tmp_path / "nftables.conf"
+    for name, text in (("old", OLD), ("new", NEW), ("newer", NEWER)):
+        (tmp_path / name).write_text(text)
+    apply.files = tmp_path
+    apply.conf.write_text(OLD)
+    kernel.rules = OLD
+    apply.record(OLD)
+    return apply
+
+
+def test_what_is_loaded_and_confirmed_is_not_loaded_again(host):
+    assert host.apply(host.files / "old", 60) == "unchanged"
+    assert host.kernel.timer == 0
+
+
+def test_rules_changed_by_hand_are_brought_back(host):
+    """The file alone does not tell what the kernel holds."""
+    host.kernel.rules = OLD + "# and a door that somebody opened"
+    assert host.status() == "changed"
+    assert host.apply(host.files / "old", 60).startswith("applied")
+    assert (host.kernel.rules, host.kernel.timer) == (OLD, 60)
+
+
+def test_a_ruleset_on_trial_does_not_come_up_at_a_boot(host):
+    host.apply(host.files / "new", 60)
+    assert (host.kernel.rules, host.kernel.timer, host.status()) == (NEW, 60, "pending")
+    assert host.conf.read_text() == OLD
+    assert host.confirm() == "confirmed"
+    assert (host.conf.read_text(), host.kernel.timer, host.status()) == (NEW, 0, "confirmed")
+    assert host.apply(host.files / "new", 60) == "unchanged"
+
+
+def test_without_confirmation_the_rules_before_come_back(host):
+    host.apply(host.files / "new", 60)
+    host.rollback()
+    assert (host.kernel.rules, host.conf.read_text(), host.status()) == (OLD, OLD, "confirmed")
+    with pytest.raises(host.FirewallError, match="nothing to confirm"):
+        host.confirm()
+    # The next converge tries again.
+    assert host.apply(host.files / "new", 60).startswith("applied")
+
+
+def test_a_second_trial_goes_back_to_the_confirmed_rules(host):
+    """Not to the first trial, which may be what locks out."""
+    host.apply(host.files / "new", 60)
+    host.apply(host.files / "newer", 60)
+    host.rollback()
+    assert host.kernel.rules == OLD
+
+
+def test_the_first_ruleset_of_a_host_goes_back_to_none(host):
+    host.kernel.rules = ""
+    host.conf.write_text("flush ruleset\n")
+    host.apply(host.files / "new", 60)
+    host.rollback()
+    assert host.kernel.rules == ""
+    assert host.conf.read_text() == "flush ruleset\n"
+
+
+def test_what_nft_refuses_changes_nothing(host):
+    host.kernel.refuses = "# new\n"
+    with pytest.raises(host.FirewallError):
+        host.apply(host.files / "new", 60)
+    assert (host.kernel.rules, host.kernel.timer, host.status()) == (OLD, 0, "confirmed")
+
+
+def test_without_a_timer_nothing_is_loaded(host, monkeypatch):
+    def broken(seconds):
+        raise host.FirewallError("no systemd")
+
+    monkeypatch.setattr(host, "arm", broken)
+    with pytest.raises(host.FirewallError, match="no systemd"):
+        host.apply(host.files / "new", 60)
+    assert (host.kernel.rules, host.status()) == (OLD, "confirmed")
+
+
+def test_if_the_rules_before_cannot_be_loaded_the_boots_file_is(host):
+    host.kernel.rules = OLD + "# by hand"
+    host.apply(host.files / "new", 60)
+    host.kernel.refuses = "# by hand"
+    host.rollback()
+    assert host.kernel.rules == OLD
+
+
+def test_counted_packets_are_no_change_of_the_rules(tools):
+    def listing(handle, packets, elements):
+        return {
+            "nftables": [
+                {"metainfo": {"version": "1"}},
+                {"set": {"name": "s", "flags": ["dynamic"], "handle": handle, "elem": elements}},
+                {"set": {"name": "peers", "elem": ["192.0.2.1"], "handle": handle}},
+                {"rule": {"handle": handle, "expr": [{"counter": {"packets": packets, "bytes": 1}}, {"drop": None}]}},
+            ]
+        }
+
+    clean = tools[0].without_state
+    assert clean(listing(1, 0, [])) == clean(listing(9, 77, [{"elem": {"val": 990}}]))
+    other = listing(1, 0, [])
+    other["nftables"][2]["set"]["elem"] = ["192.0.2.2"]
+    assert clean(other) != clean(listing(1, 0, []))
+
+
+def test_refused_packets_are_counted_by_user(tools):
+    elements = [{"elem": {"val": uid, "counter": {"packets": n, "bytes": 1}}} for uid, n in ((0, 3), (4242424, 4))]
+    counters = {"in_invalid": 1, "in_unlisted": 2, "out_invalid": 0, "out_unlisted": 9}
+    listing = {"nftables": [{"counter": {"name": name, "packets": n}} for name, n in counters.items()]}
+    listing["nftables"].append({"set": {"name": "refused_users", "elem": elements}})
+    text = tools[1].prometheus(tools[1].drops(listing))
+    assert text.splitlines()[1:] == [
+        "# TYPE firewall_drops_total counter",
+        'firewall_drops_total{direction="in",reason="invalid",user=""} 1',
+        'firewall_drops_total{direction="in",reason="unlisted",user=""} 2',
+        'firewall_drops_total{direction="out",reason="invalid",user=""} 0',
+        'firewall_drops_total{direction="out",reason="unlisted",user=""} 2',
+        'firewall_drops_total{direction="out",reason="unlisted",user="4242424"} 4',
+        'firewall_drops_total{direction="out",reason="unlisted",user="root"} 3',
+    ]
+
+
+def test_the_exported_file_is_replaced_in_one_step_and_readable(tools, tmp_path):
+    folder = tmp_path / "node-exporter"
+    for _ in range(2):
+        tools[1].write(folder / "firewall.prom", "x 1\n")
+    assert [p.name for p in folder.iterdir()] == ["firewall.prom"]
+    assert (folder / "firewall.prom").stat().st_mode & 0o777 == 0o644
