@@ -1,8 +1,11 @@
 """People reach the CRM through two sets of passwords, and reach nothing else (S3, S4, S5, S10)."""
 
 import json
+import re
+import subprocess
 
 import pytest
+from loading import ROOT
 
 DOMAIN = "torproject.test"
 CRM_SITES = {"crm": f"crm.{DOMAIN}", "staging-crm": f"staging.crm.{DOMAIN}", "test-crm": f"test.crm.{DOMAIN}"}
@@ -15,9 +18,7 @@ PLANNED_APIS = [f"api.donate.{DOMAIN}", f"staging-api.donate.{DOMAIN}", f"test-a
 PROBE = "<?php echo json_encode([posix_getuid(), php_sapi_name(), PHP_MAJOR_VERSION . '.' . PHP_MINOR_VERSION]);"
 
 
-@pytest.mark.parametrize(
-    "path", ["/", "/wp-login.php", "/wp-json/", "/wp-cron.php", "/wp-includes/js/jquery/jquery.js"]
-)
+@pytest.mark.parametrize("path", ["/", "/wp-login.php", "/wp-json/", "/wp-cron.php", "/wp-admin/css/login.min.css"])
 @pytest.mark.parametrize("server_name", CRM_SITES.values())
 def test_without_the_first_password_every_path_of_every_site_is_refused(browse, server_name, path):
     """Static files, REST and cron included: what the CMS would answer must not matter (S10)."""
@@ -68,13 +69,15 @@ def test_the_hosts_own_credential_opens_no_front_door(browse, vault):
 
 
 def test_int_answers_only_the_front_door(browse, crm_ext, ops, front_door):
-    """int's Apache demands ext's credential and its address; ops is a peer of the tunnel and gets nowhere (S10)."""
+    """int's Apache demands ext's mark, credential and address; ops is a peer of the tunnel and gets nowhere (S10)."""
     options = {"resolve": f"{CRM_SITES['crm']}:443:10.77.0.11", "cacert": "/etc/ssl/certs/ca-certificates.crt"}
     # As Apache's user, the only one on ext who reaches int's port 443.
     curl = "curl -s -o /dev/null -w '%{http_code}' --max-time 30 --config -"
     curl += f" --resolve {options['resolve']} --cacert {options['cacert']} https://{CRM_SITES['crm']}/"
-    status = crm_ext.check_output(f"printf 'user = \"%s\"' '{front_door}' | runuser -u www-data -- {curl}")
+    curl = f"printf 'user = \"%s\"' '{front_door}' | runuser -u www-data -- {curl}"
+    status = crm_ext.check_output(f"{curl} --header 'X-Front-Door: password'")
     assert status == "401", "a person's password must not be enough at int"
+    assert crm_ext.check_output(curl) == "403", "a request that nobody marked must not be enough at int"
     status, _ = browse(f"https://{CRM_SITES['crm']}/", host=ops, connect_timeout="5", **options)
     assert status == 0, "ops reached int's Apache"
 
@@ -171,3 +174,74 @@ def test_plain_http_only_redirects(browse):
     status, answer = browse(f"http://{CRM_SITES['crm']}/x?y=z")
     assert status == 308
     assert f"location: https://{CRM_SITES['crm']}/x?y=z" in answer.lower()
+
+
+@pytest.fixture(scope="module")
+def sslyze():
+    """The command sslyze, in an environment of its own: it wants an older cryptography than the rest."""
+    folder = ROOT / ".lab" / "sslyze"
+    pins = ROOT / "tests/tools/sslyze.txt"
+    if not (folder / "bin/sslyze").is_file():
+        subprocess.run(["python3", "-m", "venv", folder], check=True)
+        subprocess.run([folder / "bin/pip", "install", "-q", "--no-deps", "-r", pins], check=True, timeout=300)
+    return folder / "bin/sslyze"
+
+
+@pytest.mark.parametrize("server_name", [CRM_SITES["crm"], LIVE_APIS["donate-api"]])
+def test_tls_is_mozillas_intermediate_profile(sslyze, crm_ext, tmp_path, server_name):
+    """Protocols, ciphers, curves and known attacks; only the lab's certificates live longer than it wants (P15)."""
+    address = crm_ext.check_output("ip -4 -o address show scope global dev eth0").split()[3].split("/")[0]
+    authority = tmp_path / "ca.pem"
+    authority.write_text(crm_ext.file("/usr/local/share/ca-certificates/civicrm-private-ca.crt").content_string)
+    done = subprocess.run(
+        [
+            sslyze,
+            "--mozilla_config=intermediate",
+            "--certinfo_ca_file",
+            authority,
+            "--sni",
+            server_name,
+            f"{address}:443",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    verdict = done.stdout.partition("COMPLIANCE AGAINST TLS CONFIGURATION")[2]
+    assert "Checking results" in verdict, done.stdout + done.stderr
+    missed = set(re.findall(r"^\s+\* (\w+):", verdict, re.MULTILINE))
+    assert missed <= {"maximum_certificate_lifespan"}, verdict
+
+
+def test_browsers_are_told_what_pages_may_do(browse, front_door):
+    """On the login page behind the first password, where it matters, and on the 401 before it."""
+    for user in (front_door, None):
+        _, answer = browse(f"https://{CRM_SITES['crm']}/wp-login.php", user=user)
+        headers = dict(re.findall(r"(?im)^([a-z-]+): (.*?)\r?$", answer.split("\r\n\r\n")[0]))
+        assert headers["strict-transport-security"].startswith("max-age=31536000")
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["x-frame-options"] == "SAMEORIGIN"
+        assert headers["referrer-policy"] == "same-origin"
+        assert "frame-ancestors 'self'" in headers["content-security-policy"]
+        names = re.findall(r"(?im)^(content-security-policy|x-frame-options):", answer)
+        assert len(names) == len({name.lower() for name in names}), "a header that comes twice contradicts itself"
+
+
+def test_cookies_are_sent_back_by_tls_and_by_the_site_alone(browse, front_door):
+    _, answer = browse(f"https://{CRM_SITES['crm']}/wp-login.php", user=front_door)
+    cookies = re.findall(r"(?im)^set-cookie: (.*?)\r?$", answer)
+    assert cookies
+    for cookie in cookies:
+        assert "secure" in cookie.lower() and "samesite=lax" in cookie.lower(), cookie
+    assert all("httponly" in cookie.lower() for cookie in cookies if cookie.startswith("PHPSESSID"))
+
+
+@pytest.mark.mutates
+def test_connections_to_int_are_used_again(world, browse, front_door, crm_int, crm_ext):
+    """A TLS handshake through the tunnel for each picture of a page would be most of its time."""
+    log = "/var/log/apache2/staging-crm.log"
+    opened = "nstat -az TcpPassiveOpens | awk '/TcpPassiveOpens/ {print $2}'"
+    before, lines = int(crm_int.check_output(opened)), int(crm_int.check_output(f"wc -l < {log}"))
+    browse(f"https://{CRM_SITES['staging-crm']}/?[1-50]", user=front_door, output="/dev/null")
+    assert int(crm_int.check_output(f"wc -l < {log}")) - lines == 50
+    assert int(crm_int.check_output(opened)) - before < 15

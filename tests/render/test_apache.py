@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from loading import ROOT
 
 
 @pytest.fixture
@@ -101,3 +102,34 @@ def test_no_log_line_holds_a_user_name_and_each_has_the_time_to_answer(apache):
 
 def test_a_killed_apache_comes_back(apache):
     assert "Restart=on-failure" in apache("etc/systemd/system/apache2.service.d/civicrm.conf")
+
+
+def test_keys_are_exchanged_as_mozillas_intermediate_profile_says(render, apache):
+    groups = "SSLOpenSSLConfCmd Groups {}X25519:prime256v1:secp384r1\n"
+    assert groups.format("X25519MLKEM768:") in apache("etc/apache2/conf-available/civicrm.conf")
+    older = render(
+        "apache",
+        "etc/apache2/conf-available/civicrm.conf",
+        distribution="Debian-12",
+        apache_listen=[],
+        apache_default_certificate_file="/x",
+    )
+    assert groups.format("") in older
+    assert "SSLSessionTickets Off" in older
+
+
+def test_acme_names_are_those_given_and_a_new_certificate_is_used_at_once(apache):
+    text = apache(
+        "etc/apache2/conf-available/acme.conf",
+        apache_acme_domains=["crm.example.org", "donate.example.org"],
+        apache_acme_contact="admin@example.org",
+    )
+    assert re.findall(r"^MDomain (.*)$", text, re.MULTILINE) == ["crm.example.org", "donate.example.org"]
+    assert "MDCertificateAuthority https://acme-v02.api.letsencrypt.org/directory\n" in text
+    assert "MDContactEmail admin@example.org\n" in text
+    assert "MDCACertificateFile" not in text
+    command = re.search(r"^MDMessageCmd (\S+)$", text, re.MULTILINE)[1]
+    script = (ROOT / f"roles/apache/files{command}").read_text()
+    mark = re.search(r"renewed\) touch (\S+)", script)[1]
+    assert f"PathChanged={mark}\n" in apache("etc/systemd/system/apache-certificates.path")
+    assert "systemctl reload apache2.service" in apache("etc/systemd/system/apache-certificates.service")

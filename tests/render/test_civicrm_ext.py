@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import base64
 import re
+import shlex
 
 import pytest
-from loading import load
+from bypasses import TARGETS
+from loading import ROOT, load
 
 sites = load("plugins/filter/sites.py")
 
-DOOR = {"name": "crm", "server_name": "crm.example.org", "state": "live"}
+DOOR = {
+    "name": "crm",
+    "server_name": "crm.example.org",
+    "environment": "production",
+    "cms": "wordpress",
+    "state": "live",
+}
 API = {
     "name": "donate-api",
     "server_name": "donate-api.example.org",
@@ -68,11 +76,11 @@ def test_certificates_come_from_the_private_ca_unless_files_are_given(ext, kind)
     assert "/etc/ssl/civicrm/" not in given
 
 
-def test_nobody_passes_the_front_door_without_a_password(door):
-    """P: everything behind it, without an exception."""
+def test_nobody_passes_the_front_door_without_a_password_but_on_a_public_path(door):
+    """Everything behind it; what is public is decided in one place, by the raw request line."""
     location = re.search(r'<Location "/">(.*?)</Location>', door, re.DOTALL)[1]
-    assert not re.findall(r"^\s*Require (.*)$", door, re.MULTILINE)
-    assert "Include /etc/apache2/civicrm/people-crm.conf" in location
+    assert re.findall(r"^\s*Require (.*)$", door, re.MULTILINE) == ["env public_path"]
+    assert re.search(r"<RequireAny>.*Include /etc/apache2/civicrm/people-crm.conf.*</RequireAny>", location, re.DOTALL)
     assert "AuthType Basic" in location
     assert "AuthUserFile /etc/apache2/civicrm/people-crm.htpasswd" in location
     assert "AuthGroupFile /etc/apache2/civicrm/people-crm.groups" in location
@@ -83,6 +91,163 @@ def test_passwords_are_looked_up_in_the_file_at_each_request(door):
     """A cache of passwords (mod_authn_socache) would let in for minutes whom the file no longer names."""
     assert "AuthBasicProvider file\n" in door
     assert "socache" not in door.lower()
+
+
+def marks(door: str, line: str, **headers: str) -> dict[str, str]:
+    """Return the variables that the vhost's rules set for a raw request line."""
+    found: dict[str, str] = {}
+    for pattern, settings in re.findall(r'^\s*SetEnvIfExpr "%\{THE_REQUEST\} =~ m#(.*?)#" (.*)$', door, re.MULTILINE):
+        if re.search(pattern, line):
+            found |= dict(setting.split("=", 1) for setting in shlex.split(settings))
+    return found
+
+
+def test_public_paths_are_those_of_the_sites_cms_and_its_own(ext):
+    template = "etc/apache2/sites-available/front-door.conf"
+    own = {"name": "donors", "kind": "page", "path": "/donors.html", "methods": ["GET"]}
+    door = ext(template, public_paths=[own])
+    assert marks(door, "GET /donors.html HTTP/2.0")["front_door"] == "public page donors"
+    assert marks(door, "GET /civicrm/mailing/view/?reset=1&id=1 HTTP/1.1")["public_path"] == "view"
+    assert marks(door, "GET /wp-includes/css/x.css HTTP/1.1")["public_asset"] == "1"
+    assert not marks(ext(template, cms="drupal"), "GET /wp-includes/css/x.css HTTP/1.1")
+    assert not marks(ext(template, environment="staging"), "GET /civicrm/mailing/view/?reset=1&id=1 HTTP/1.1")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_no_bypass_is_marked_public(door, target):
+    assert marks(door, f"GET {target} HTTP/1.1") == {}
+
+
+def test_only_a_form_may_have_a_body(door):
+    rules = re.findall(r"^\s*SetEnvIfExpr (.*)$", door, re.MULTILINE)
+    marking = [number for number, rule in enumerate(rules) if "THE_REQUEST" in rule]
+    (number,) = [number for number, rule in enumerate(rules) if "Content-Length" in rule]
+    assert number == max(marking) + 1, "after the rules that mark a request"
+    assert "%{REQUEST_METHOD} != 'POST'" in rules[number]
+    assert "Transfer-Encoding" in rules[number]
+    assert {"!public_path", "!front_door", "!QS_Cond"} <= set(rules[number].split())
+
+
+def test_each_request_is_marked_for_int_and_no_client_can_take_the_mark_away(door):
+    """A header named in Connection is dropped on the way: the mark, and the credential, would be."""
+    headers = re.findall(r"^\s*RequestHeader (?:set|edit) (.*)$", door, re.MULTILINE)
+    assert headers[-2:] == [
+        "X-Front-Door password",
+        'X-Front-Door "expr=%{reqenv:front_door}" env=public_path',
+    ]
+    pattern = re.search(r'RequestHeader edit Connection "(.*)" close', door)[1]
+    for value, changed in {
+        "close": False,
+        "Keep-Alive": False,
+        "X-Front-Door": True,
+        "close, Authorization": True,
+    }.items():
+        assert bool(re.search(pattern, value)) is changed, value
+
+
+@pytest.mark.parametrize("name", ["X-HTTP-Method-Override", "X-Original-URL", "X-Rewrite-URL", "X-Method-Override"])
+def test_no_header_names_another_method_or_path(door, name):
+    assert re.search(rf"^\s*RequestHeader unset {name} early$", door, re.MULTILINE)
+
+
+def test_who_failed_too_often_is_refused_before_a_password_is_looked_at(door):
+    """bcrypt is what a flood of wrong passwords costs; a rewrite comes before it. Public paths stay open."""
+    rules = door[door.index("RewriteEngine On") : door.index("Retry-After")]
+    assert 'RewriteCond "%{ENV:refused}" "=1"' in rules
+    assert 'RewriteCond "%{ENV:public_path}" "^$"' in rules
+    assert 'RewriteRule "^" "-" [R=429,L]' in rules
+    markers = re.findall(r"-e '(\S+)'", door)
+    assert markers == ["/run/front-door/address/%{REMOTE_ADDR}", "/run/front-door/login/%{REMOTE_ADDR}=%{reqenv:login}"]
+    assert door.index("<RequireAny>") > door.index("[R=429,L]")
+
+
+def test_a_login_in_a_marker_is_no_path(door):
+    """The name comes from the client and becomes part of a file's name."""
+    pattern = re.search(r"unbase64\(\$1\) =~ m#(.*?)#", door)[1]
+    assert re.search(pattern, "alice@example.org:x")
+    for name in ("../alice:x", "a/b:x", ".alice:x", "a b:x", "a\n:x", ":x", "a" * 65 + ":x"):
+        assert not re.search(pattern, name), name
+
+
+def test_a_client_cannot_hide_its_failures(door):
+    """A failure is a 401 without the mark for int; a client that sends the mark itself is stripped of it first."""
+    assert re.search(r"^\s*RequestHeader unset X-Front-Door early$", door, re.MULTILINE)
+    failures = re.search(r'front-door-failures\.log front_door_event "expr=(.*)"', door)[1]
+    assert failures == "%{REQUEST_STATUS} == 401 && -n req('Authorization') && -z req('X-Front-Door')"
+
+
+def test_opened_mails_do_not_count_as_a_flood(door):
+    """A webmail provider fetches images for many people from few addresses."""
+    refused = re.search(r'front-door-refused\.log front_door_event "expr=(.*)"', door)[1]
+    assert refused.endswith("-z reqenv('public_tracking')")
+
+
+def test_public_paths_are_limited_by_their_kind_and_nothing_else_is(ext, door):
+    text = ext("etc/apache2/conf-available/front-door.conf")
+    assert "QS_CondClientEventLimitCount 60 60 public_page ^page$" in text
+    assert "QS_CondClientEventLimitCount 600 60 public_tracking ^tracking$" in text
+    assert "QS_ErrorResponseCode 429" in text
+    found = marks(door, "GET /civicrm/mailing/view/?reset=1&id=1 HTTP/1.1")
+    assert (found["public_page"], found["QS_Cond"]) == ("1", "page")
+
+
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [
+        ("X-Content-Type-Options", "nosniff"),
+        ("X-Frame-Options", "SAMEORIGIN"),
+        ("Referrer-Policy", "same-origin"),
+        ("Cross-Origin-Opener-Policy", "same-origin"),
+        ("Cross-Origin-Resource-Policy", "same-origin env=!public_path"),
+    ],
+)
+def test_browsers_are_told_what_a_page_may_do(door, header, value):
+    assert re.search(rf"^\s*Header always set {header} {re.escape(value)}$", door, re.MULTILINE)
+
+
+def test_a_site_may_have_its_own_content_security_policy(ext, door):
+    shipped = re.search(r'Header always set Content-Security-Policy "(.*)"', door)[1]
+    assert "object-src 'none'" in shipped and "frame-ancestors 'self'" in shipped and "\n" not in shipped
+    own = ext("etc/apache2/sites-available/front-door.conf", content_security_policy="default-src 'none'")
+    assert "Header always set Content-Security-Policy \"default-src 'none'\"" in own
+    assert "Header onsuccess unset Content-Security-Policy" in own  # two would both hold
+
+
+@pytest.mark.parametrize(
+    ("cookie", "sent"),
+    [
+        ("PHPSESSID=a; path=/", "PHPSESSID=a; path=/; Secure; SameSite=Lax; HttpOnly"),
+        ("a=b; path=/; secure; HttpOnly; SameSite=Strict", "a=b; path=/; secure; HttpOnly; SameSite=Strict"),
+        ("wp-settings-1=x; Secure", "wp-settings-1=x; Secure; SameSite=Lax"),
+    ],
+)
+def test_cookies_stay_with_the_site(door, cookie, sent):
+    """Secure and SameSite for all; HttpOnly for sessions, as WordPress' scripts read its settings."""
+    for pattern, value in re.findall(r'Header onsuccess edit Set-Cookie "(.*?)" "(.*?)"', door):
+        cookie = re.sub(pattern, value.replace("$1", r"\1"), cookie)
+    assert cookie == sent
+
+
+@pytest.mark.parametrize("kind", ["front-door", "api"])
+def test_with_acme_apache_finds_its_certificates_itself(render, kind):
+    (item,) = sites.live_sites([DOOR if kind == "front-door" else API], "/srv/donate-api")
+    text = render(
+        "civicrm_ext",
+        f"etc/apache2/sites-available/{kind}.conf",
+        item=[kind, item],
+        civicrm_ext_tls_source="acme",
+        civicrm_ext_backend_address="10.77.0.11",
+    )
+    assert "SSLCertificate" not in text
+    assert "Protocols h2 http/1.1 acme-tls/1\n" in text
+    assert "SSLEngine on" in text
+
+
+def test_connections_to_int_end_here_first(door):
+    """A request on a connection that int is just closing would be lost."""
+    (ttl,) = re.findall(r"ProxyPass .* ttl=(\d+)$", door, re.MULTILINE)
+    vhost = (ROOT / "roles/civicrm_int/templates/etc/apache2/sites-available/site.conf.j2").read_text()
+    assert int(ttl) < int(re.search(r"KeepAliveTimeout (\d+)", vhost)[1])
 
 
 def test_what_a_client_says_about_its_way_is_unset_before_anything_reads_it(door):
@@ -119,7 +284,7 @@ def test_everything_goes_to_int_over_the_private_link(door):
 
 
 def test_a_silent_int_is_said_in_words(door):
-    assert set(re.findall(r"^\s*ErrorDocument (\d+) ", door, re.MULTILINE)) == {"502", "503", "504"}
+    assert set(re.findall(r"^\s*ErrorDocument (\d+) ", door, re.MULTILINE)) == {"429", "502", "503", "504"}
     assert re.search(r"^\s*ProxyTimeout 120$", door, re.MULTILINE)
 
 

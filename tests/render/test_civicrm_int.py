@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from loading import load
+from loading import ROOT, load
 
 sites = load("plugins/filter/sites.py")
 
@@ -60,12 +60,21 @@ def test_the_site_answers_on_inner_addresses_only(vhost):
 
 
 def test_only_the_front_door_may_enter(vhost):
-    """Both at once: its address and its credential. One alone is a stolen password, or a process on ext."""
+    """All at once: its address, its credential and its mark. One alone is a stolen password, or a process on ext."""
     location = section(vhost(), 'Location "/"')
     both = section(location, "RequireAll")
     assert "Require valid-user" in both
     assert "Require expr \"%{CONN_REMOTE_ADDR} in { '10.77.0.12', 'fd77::12' }\"" in both
-    assert len(re.findall(r"^\s*Require ", location, re.MULTILINE)) == 2
+    assert len(re.findall(r"^\s*Require ", location, re.MULTILINE)) == 3
+    mark = re.search(r"Require expr \"req_novary\('X-Front-Door'\) =~ m#(.*)#\"", both)[1]
+    for value, known in {
+        "password": True,
+        "public page view": True,
+        "": False,
+        "passwords": False,
+        "public": False,
+    }.items():
+        assert bool(re.search(mark, value)) is known, value
     assert "AuthUserFile /etc/apache2/civicrm/front-door.htpasswd" in location
     # %{REMOTE_ADDR} and `Require ip` follow mod_remoteip: a header would then decide.
     assert "Require ip" not in location
@@ -78,6 +87,25 @@ def test_the_persons_address_is_believed_from_the_front_door_alone(vhost):
     assert {"X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Server", "X-Forwarded-Port", "Forwarded"} <= set(
         unset
     )
+
+
+def test_php_looks_at_each_request_before_the_site_does(vhost):
+    """An admin value that each request brings: neither the site nor a worker can lose it."""
+    script = "/usr/local/share/civicrm/front-door.php"
+    assert f'ProxyFCGISetEnvIf "true" PHP_ADMIN_VALUE "auto_prepend_file={script}"' in vhost()
+    assert (ROOT / f"roles/civicrm_int/files{script}").is_file()
+
+
+def test_a_public_file_that_does_not_exist_is_no_route(vhost):
+    text = vhost()
+    rule = re.search(r"RewriteEngine On\n(.*?)RewriteRule \"\^\" \"-\" \[R=404,L\]", text, re.DOTALL)[1]
+    assert 'RewriteCond "%{HTTP:X-Front-Door}" "^public asset " [NV]' in rule
+    assert 'RewriteCond "%{DOCUMENT_ROOT}%{REQUEST_URI}" "!-f"' in rule
+
+
+def test_the_log_says_which_public_path_it_was(vhost):
+    assert 'SetEnvIf X-Front-Door "^public [a-z]+ ([a-z0-9-]+)" public_path=$1' in vhost()
+    assert re.search(r'CustomLog \S+ "%v %h %\{public_path\}e - ', vhost())
 
 
 def test_the_front_doors_credential_ends_at_apache(vhost):
