@@ -130,7 +130,7 @@ def test_php_gets_the_real_path_of_a_release_and_other_sites_are_left_alone(vhos
     )
     assert '=~ m#/current(/.*)$#" SCRIPT_FILENAME "%{file:/srv/x/release-path}$1"' in text
     assert 'DOCUMENT_ROOT "%{file:/srv/x/release-path}$1"' in text
-    assert "ProxyFCGISetEnvIf" not in vhost()
+    assert "SCRIPT_FILENAME" not in vhost()
 
 
 @pytest.mark.parametrize("cms", ["drupal", "wordpress", "standalone"])
