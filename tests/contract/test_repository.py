@@ -176,6 +176,20 @@ def test_every_test_says_something():
                 assert re.search(r"\bassert|eventually\(|pytest\.raises|check_output\(", body), f"{path}: {node.name}"
 
 
+UNITS = sorted(
+    path
+    for path in ROOT.glob("roles/*/templates/etc/systemd/system/*.j2")
+    if path.name.endswith((".timer.j2", ".service.j2"))
+)
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
+def test_what_runs_runs_again_after_a_boot(unit):
+    """systemctl enable passes over a unit without [Install] in silence. What a timer or a job starts needs none."""
+    started_by_another = unit.name.endswith(".service.j2") and "\nRestart=" not in unit.read_text()
+    assert started_by_another or "\n[Install]\nWantedBy=" in unit.read_text()
+
+
 def test_pins_cover_what_is_required():
     """One file of pins serves every Python; nothing is installed that it does not name."""
     pinned = {
