@@ -76,6 +76,7 @@ class Api:
 
     def _start(self) -> None:
         # Errors go to a file, as nobody reads a pipe; of them only those before the first call are shown.
+        # No with: it is open as long as the process lives, and close() closes it.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         try:
             self._process = subprocess.Popen(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -90,8 +89,9 @@ def write(path: Path, lines: Iterator[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", delete=False) as file:
         file.write("".join(f"{line}\n" for line in lines))
-    os.chmod(file.name, 0o644)  # noqa: PTH101
-    os.replace(file.name, path)  # noqa: PTH105
+    new = Path(file.name)
+    new.chmod(0o644)
+    new.replace(path)
 
 
 def show_status(names: list[str], as_json: bool) -> int:

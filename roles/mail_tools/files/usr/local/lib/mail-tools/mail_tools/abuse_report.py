@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from mail_tools import mail_log
+from mail_tools import mail_log, maillog
 from mail_tools.address_contract import Address, Verb
 from mail_tools.return_path import (
     OTHER,
@@ -323,7 +323,7 @@ def resolve(reports: list[Report], settings: Settings) -> None:
     message_ids = {key for report in reports for key in report.message_ids if not report.addresses}
     queue_ids = {key for report in reports for key in report.queue_ids if not report.addresses}
     senders = {site.format(a.to(Verb.BOUNCE)) for report in reports for site, a in report.addresses if a.queue}
-    passages = mail_log.lookup(mail_log.files(settings.mail_log), message_ids, queue_ids, senders)
+    passages = mail_log.lookup(maillog.rotated(settings.mail_log), message_ids, queue_ids, senders)
     by_message_id = {p.message_id: p for p in passages.values() if _person_of(p, settings)}
     by_sender = {p.sender: p for p in passages.values()}
     for report in reports:
@@ -423,7 +423,7 @@ class Actions:
             return True
         digest = hashlib.sha256(" ".join(key).encode()).hexdigest()[:24]
         message_id = f"abuse-report.{digest}@{self.settings.hostname}"
-        if row and mail_log.lookup(mail_log.files(self.settings.mail_log), {message_id}):
+        if row and mail_log.lookup(maillog.rotated(self.settings.mail_log), {message_id}):
             # Handed over, and killed before that was written down.
             person.outcome = "opted out before"
         else:

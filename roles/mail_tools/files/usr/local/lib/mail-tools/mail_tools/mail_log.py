@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import re
 import sqlite3
@@ -13,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mail_tools import maillog
 from mail_tools.address_contract import Address, Verb
 from mail_tools.return_path import Settings
 
@@ -23,21 +23,10 @@ SENDER = re.compile(r"from=<(?P<address>[^<>]*)>")
 DELIVERY = re.compile(r"to=<(?P<address>[^<>]*)>.*? relay=(?P<relay>[^,\[]*).*? status=(?P<status>\w+) ")
 
 
-def files(log: Path) -> list[Path]:
-    """The log and what logrotate made of it (.1, .2.gz, -20260131, ...), the oldest first."""
-    found = []
-    for path in log.parent.glob(f"{log.name}*"):
-        rest = path.name[len(log.name) :]
-        if re.fullmatch(r"([.-]\d+)?(\.gz)?", rest) and path.is_file():
-            found.append((path.stat().st_mtime, path))
-    return [path for _, path in sorted(found)]
-
-
 def lines(paths: Iterable[Path]) -> Iterator[str]:
     """All lines of the files; one that is damaged or goes away meanwhile is left where it breaks."""
     for path in paths:
-        opener = gzip.open if path.suffix == ".gz" else open
-        with suppress(OSError, EOFError, zlib.error), opener(path, "rb") as file:
+        with suppress(OSError, EOFError, zlib.error), maillog.open_log(path) as file:
             for line in file:
                 yield line.decode("latin-1")
 
@@ -106,7 +95,7 @@ def follow(log: Path, database: sqlite3.Connection, settings: Settings, limit_by
     except FileNotFoundError:
         return 0
     if row is None or row["inode"] != current.st_ino or row["offset"] > current.st_size:
-        for path in files(log)[-3:] if row is not None else []:
+        for path in maillog.rotated(log)[-3:] if row is not None else []:
             with suppress(FileNotFoundError):
                 status = path.stat()
                 if path.suffix != ".gz" and status.st_ino == row["inode"] and status.st_size > row["offset"]:

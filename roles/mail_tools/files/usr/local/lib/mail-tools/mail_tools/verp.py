@@ -5,10 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-try:
-    from mail_tools import address_contract
-except ImportError:
-    address_contract = None
+from mail_tools import address_contract
 
 FORM = re.compile(
     r"(?P<local>.*?)(?P<verb>[buoercs])\.(?P<job>\d+)\.(?P<queue>\d+)\.(?P<hash>[0-9a-z]{16})@(?P<domain>[^@\s]+)"
@@ -27,9 +24,7 @@ def parse(address: str) -> Verp | None:
     form = FORM.fullmatch(address)
     if not form:
         return None
-    if address_contract:
-        known = address_contract.parse(address, localpart=form["local"], domains=(form["domain"].lower(),))
-        if known is None:
-            return None
+    if address_contract.parse(address, localpart=form["local"], domains=(form["domain"].lower(),)) is None:
+        return None
     bounce = f"{form['local']}b.{form['job']}.{form['queue']}.{form['hash']}@{form['domain']}"
     return Verp(int(form["job"]), bounce)
