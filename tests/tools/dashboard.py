@@ -61,6 +61,9 @@ def main(argv: list[str]) -> int:
             # Dashlets are fetched by script after the page.
             wait.until(lambda c: c.execute_script("return !window.jQuery || jQuery.active === 0"))
             console += chrome.get_log("browser")
+        # The last page is the dashboard; its dashlets are drawn by scripts.
+        wait.until(lambda c: all(dashlet.text for dashlet in c.find_elements(By.CSS_SELECTOR, ".crm-dashlet")))
+        console += chrome.get_log("browser")
         chrome.save_screenshot(screenshot)
         messages = [entry["message"] for entry in console if entry["level"] in ("SEVERE", "WARNING")]
         dashlets = chrome.find_elements(By.CSS_SELECTOR, ".crm-dashlet")
