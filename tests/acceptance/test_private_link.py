@@ -465,7 +465,7 @@ WRITER = r"""
 import os, socket, sys, time
 password = sys.stdin.readline().strip()
 queue = socket.create_connection(("10.77.0.11", 6379), 10)
-queue.settimeout(60)
+queue.settimeout(15)  # TCP would bridge minutes: a write that waits longer than this met an outage
 def ask(*words):
     strings = [b"$%d\r\n%s\r\n" % (len(word), word.encode()) for word in words]
     queue.sendall(b"*%d\r\n" % len(words) + b"".join(strings))
