@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import json
-import shlex
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from testinfra.host import Host
+LIMIT = 180  # seconds after which visitors go by themselves
 
-# Reads {url, user, seconds, visitors} from standard input; prints [status, body] per request, status 0 where none came.
+# Reads {url, user, seconds, visitors} from the first line of standard input and goes on until it ends; prints
+# [status, body] per request, status 0 where none came.
 PROGRAM = """
 import base64, http.client, json, ssl, sys, threading, time, urllib.parse
-call = json.loads(sys.stdin.read())
+call = json.loads(sys.stdin.readline())
 url = urllib.parse.urlsplit(call["url"])
 end = time.monotonic() + call["seconds"]
+def gone():
+    global end
+    sys.stdin.read()
+    end = 0
+threading.Thread(target=gone, daemon=True).start()
 login = {"Authorization": "Basic " + base64.b64encode(call["user"].encode()).decode()}
 context = ssl.create_default_context(cafile="/etc/ssl/lab-ca.pem")
+def say(status, body):
+    sys.stdout.write(json.dumps([status, body]) + "\n")
+    sys.stdout.flush()
 def visit():
     while time.monotonic() < end:
         connection = http.client.HTTPSConnection(url.hostname, timeout=30, context=context)
@@ -24,9 +36,9 @@ def visit():
                     break
                 connection.request("GET", url.path, headers=login)
                 answer = connection.getresponse()
-                print(json.dumps([answer.status, answer.read().decode(errors="replace")]), flush=True)
+                say(answer.status, answer.read().decode(errors="replace"))
         except Exception as error:
-            print(json.dumps([0, repr(error)]), flush=True)
+            say(0, repr(error))
         finally:
             connection.close()
 threads = [threading.Thread(target=visit) for _ in range(call["visitors"])]
@@ -35,9 +47,22 @@ threads = [threading.Thread(target=visit) for _ in range(call["visitors"])]
 """
 
 
-def ask(world: Host, url: str, user: str, seconds: int, visitors: int = 4) -> list[tuple[int, str]]:
-    """Return [(status, body)] of all requests as they ended; 20 on each connection. Status 0: no answer."""
-    call = json.dumps({"url": url, "user": user, "seconds": seconds, "visitors": visitors})
-    # The shell's own printf: no password in an argument list.
-    out = world.check_output(f"printf %s {shlex.quote(call)} | python3 -c {shlex.quote(PROGRAM)}")
-    return [tuple(json.loads(line)) for line in out.splitlines()]
+@contextmanager
+def visitors(url: str, user: str, count: int = 4) -> Iterator[list[tuple[int, str]]]:
+    """Have visitors on the world ask for a page, 20 times on each connection, as long as the context lasts.
+
+    The list holds (status, body) of all requests afterwards, as they ended. Status 0: no answer.
+    """
+    answers: list[tuple[int, str]] = []
+    call = json.dumps({"url": url, "user": user, "seconds": LIMIT, "visitors": count})
+    run = ["podman", "exec", "-i", "world", "python3", "-c", PROGRAM]
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(run, stdin=subprocess.PIPE, stdout=output, text=True)
+        try:
+            process.stdin.write(call + "\n")
+            process.stdin.flush()
+            yield answers
+        finally:
+            process.communicate(timeout=LIMIT)
+            output.seek(0)
+            answers += [tuple(json.loads(line)) for line in output]

@@ -1,12 +1,11 @@
 """Secrets rotate while the service works: a site's database password (the second half of N26)."""
 
-import concurrent.futures
 import subprocess
 
 import pytest
 import yaml
 from fixtures import ROOT, ansible_environment
-from load import ask
+from load import visitors
 
 DOMAIN = "torproject.test"
 VAULT = "inventories/lab/group_vars/all/vault.yml"
@@ -38,13 +37,11 @@ def known(vault):
 
 
 @pytest.mark.mutates
-def test_a_database_password_changes_without_a_failed_request(world, crm_int, playbook, front_door, vault, known):
+def test_a_database_password_changes_without_a_failed_request(crm_int, playbook, front_door, vault, known):
     """Pages that ask the database all the while; then only the new one opens, and it is in no output (N26, P18)."""
     old = vault["vault_sites"]["crm"]["database_password"]
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        load = pool.submit(ask, world, f"https://crm.{DOMAIN}/wp-login.php", front_door, 75, visitors=2)
+    with visitors(f"https://crm.{DOMAIN}/wp-login.php", front_door, 2) as answered:
         done = playbook("playbooks/rotate_database.yml", "-vvv", "-e", "site=crm", "-e", "rotate_grace_seconds=10")
-        answered = load.result()
     assert done.returncode == 0, done.stdout[-3000:]
     assert len(answered) > 50
     assert [(status, body[:300]) for status, body in answered if status != 200 or 'name="pwd"' not in body] == []

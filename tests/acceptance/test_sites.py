@@ -1,7 +1,6 @@
 """What a site serves and what it never serves, and how its code changes under load (S4, P16)."""
 
 import base64
-import concurrent.futures
 import json
 import shutil
 
@@ -9,7 +8,7 @@ import pytest
 import tiny_application
 import yaml
 from fixtures import ROOT
-from load import ask
+from load import visitors
 
 DOMAIN = "torproject.test"
 DOCROOT = "/srv/civicrm/crm/web"
@@ -182,13 +181,11 @@ def test_a_release_is_served_with_its_environment_and_from_its_real_path(first_r
 
 @pytest.mark.mutates
 def test_no_request_fails_or_sees_two_releases_while_the_release_changes(
-    first_release, inventory, play, tiny, world, front_door
+    first_release, inventory, play, tiny, front_door
 ):
     """P16: a switch at noon. Each answer is whole, of one release, and after the switch never of the old one again."""
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        load = pool.submit(ask, world, f"https://test.crm.{DOMAIN}/", front_door, 45)
+    with visitors(f"https://test.crm.{DOMAIN}/", front_door) as answered:
         play(inventory("2", 1), "deploy", "-e", "site=test-crm")
-        answered = load.result()
     assert len(answered) > 200
     assert [a for a in answered if a[0] != 200] == []
     answers = [json.loads(body) for _, body in answered]
