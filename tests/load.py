@@ -12,7 +12,7 @@ LIMIT = 180  # seconds after which visitors go by themselves
 
 # Reads {url, user, seconds, visitors} from the first line of standard input and goes on until it ends; prints
 # [status, body] per request, status 0 where none came.
-PROGRAM = """
+PROGRAM = r"""
 import base64, http.client, json, ssl, sys, threading, time, urllib.parse
 call = json.loads(sys.stdin.readline())
 url = urllib.parse.urlsplit(call["url"])
