@@ -135,6 +135,12 @@ def live_sites(sites: list[Site], base: str = "/srv/civicrm") -> list[Site]:
     return live
 
 
+def shown_certificates(names: list[str], address: str, port: int, starttls: str = "") -> list[dict[str, Any]]:
+    """Return entries of certificates_shown: these names at one address and port."""
+    extra = {"starttls": starttls} if starttls else {}
+    return [{"server_name": name, "address": address, "port": port} | extra for name in names]
+
+
 def site_pools(sites: list[Site], max_children: int, memory_limit_mb: int) -> list[dict[str, Any]]:
     """Return php_fpm_pools for live sites: one pool, uid and socket each."""
     return [
@@ -286,6 +292,7 @@ class FilterModule:
         return {
             "site_problems": site_problems,
             "live_sites": live_sites,
+            "shown_certificates": shown_certificates,
             "site_pools": site_pools,
             "site_databases": site_databases,
             "site_cache_instances": site_cache_instances,
