@@ -248,6 +248,21 @@ def site_jobs(sites: list[Site], jobs: list[dict[str, str]]) -> list[dict[str, A
     ]
 
 
+def site_fetches(sites: list[Site], jobs: list[dict[str, Any]], at_once: bool) -> list[dict[str, Any]]:
+    """Return for each fetch_bounces of site_jobs() its unit, site and mailbox, and whether mail lets it run at once."""
+    wanted = {s["name"]: s.get("fetch_bounces_at_once", at_once) for s in sites}
+    return [
+        {
+            "unit": job["unit"],
+            "site": job["site"],
+            "maildir": f"/srv/mail/{job['site']}/Maildir",
+            "at_once": wanted[job["site"]],
+        }
+        for job in jobs
+        if job["job"] == "fetch_bounces"
+    ]
+
+
 def site_firewall_entries(sites: list[Site]) -> list[dict[str, Any]]:
     """Return the entries of firewall_map for live CRM sites: what their users may reach, on loopback alone.
 
@@ -301,6 +316,7 @@ class FilterModule:
             "provider_names": provider_names,
             "site_return_paths": site_return_paths,
             "site_jobs": site_jobs,
+            "site_fetches": site_fetches,
             "site_firewall_entries": site_firewall_entries,
             "api_firewall_entries": api_firewall_entries,
         }
