@@ -135,6 +135,12 @@ def live_sites(sites: list[Site], base: str = "/srv/civicrm") -> list[Site]:
     return live
 
 
+def shown_certificates(names: list[str], address: str, port: int, starttls: str = "") -> list[dict[str, Any]]:
+    """Return entries of certificates_shown: these names at one address and port."""
+    extra = {"starttls": starttls} if starttls else {}
+    return [{"server_name": name, "address": address, "port": port} | extra for name in names]
+
+
 def site_pools(sites: list[Site], max_children: int, memory_limit_mb: int) -> list[dict[str, Any]]:
     """Return php_fpm_pools for live sites: one pool, uid and socket each."""
     return [
@@ -242,6 +248,21 @@ def site_jobs(sites: list[Site], jobs: list[dict[str, str]]) -> list[dict[str, A
     ]
 
 
+def site_fetches(sites: list[Site], jobs: list[dict[str, Any]], at_once: bool) -> list[dict[str, Any]]:
+    """Return for each fetch_bounces of site_jobs() its unit, site and mailbox, and whether mail lets it run at once."""
+    wanted = {s["name"]: s.get("fetch_bounces_at_once", at_once) for s in sites}
+    return [
+        {
+            "unit": job["unit"],
+            "site": job["site"],
+            "maildir": f"/srv/mail/{job['site']}/Maildir",
+            "at_once": wanted[job["site"]],
+        }
+        for job in jobs
+        if job["job"] == "fetch_bounces"
+    ]
+
+
 def site_firewall_entries(sites: list[Site]) -> list[dict[str, Any]]:
     """Return the entries of firewall_map for live CRM sites: what their users may reach, on loopback alone.
 
@@ -286,6 +307,7 @@ class FilterModule:
         return {
             "site_problems": site_problems,
             "live_sites": live_sites,
+            "shown_certificates": shown_certificates,
             "site_pools": site_pools,
             "site_databases": site_databases,
             "site_cache_instances": site_cache_instances,
@@ -294,6 +316,7 @@ class FilterModule:
             "provider_names": provider_names,
             "site_return_paths": site_return_paths,
             "site_jobs": site_jobs,
+            "site_fetches": site_fetches,
             "site_firewall_entries": site_firewall_entries,
             "api_firewall_entries": api_firewall_entries,
         }

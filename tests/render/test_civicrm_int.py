@@ -287,3 +287,44 @@ def test_the_switch_of_mailings_stops_mailings_and_not_bounces(render, job, stop
     text = render("civicrm_int", "etc/systemd/system/civicrm-job.service", item=item)
     found = re.findall(r"^ConditionPathExists=!/var/lib/mail-tools/(\w+)\.json$", text, re.MULTILINE)
     assert found == (["off", "panic"] if stops else [])
+
+
+def test_mail_starts_the_unit_that_the_timer_starts(render):
+    """One unit is one lock: the job never runs twice at a time (S43)."""
+    live = sites.live_sites([SITE])
+    jobs = sites.site_jobs(
+        live, [{"name": name, "on_calendar": "*:0/5"} for name in ("process_mailing", "fetch_bounces")]
+    )
+    (item,) = sites.site_fetches(live, jobs, False)
+    assert item["maildir"] == sites.site_return_paths(live)[0]["maildir"]
+    service = render("civicrm_int", "etc/systemd/system/civicrm-at-once.service", item=item)
+    (started,) = re.findall(r"^ExecStart=/usr/local/sbin/civicrm-fetch-at-once (\S+) (\S+)$", service, re.MULTILINE)
+    assert started == (sites.site_return_paths(live)[0]["fetch_unit"], item["maildir"])
+    path = render("civicrm_int", "etc/systemd/system/civicrm-at-once.path", item=item)
+    assert f"PathChanged={item['maildir']}/new\n" in path
+    assert f"Unit={item['unit']}-at-once.service\n" in path
+
+
+@pytest.mark.parametrize(
+    ("host", "site", "watched"),
+    [
+        (False, {}, False),
+        (True, {}, True),
+        (True, {"fetch_bounces_at_once": False}, False),
+        (False, {"fetch_bounces_at_once": True}, True),
+    ],
+)
+def test_a_site_decides_for_itself_whether_mail_is_fetched_at_once(host, site, watched):
+    live = sites.live_sites([SITE | site])
+    (item,) = sites.site_fetches(live, sites.site_jobs(live, [{"name": "fetch_bounces", "on_calendar": "*:0/5"}]), host)
+    assert item["at_once"] is watched
+
+
+def test_each_run_of_a_job_is_measured_and_a_failed_measurement_stops_none(render):
+    (item,) = sites.site_jobs(sites.live_sites([SITE]), [{"name": "fetch_bounces", "on_calendar": "*:0/5"}])
+    text = render("civicrm_int", "etc/systemd/system/civicrm-job.service", item=item)
+    for directive, event in (("ExecStartPre", "start"), ("ExecStopPost", "end")):
+        assert (
+            f"{directive}=-+/usr/local/sbin/civicrm-job-metrics {event} {item['unit']} staging-crm fetch_bounces\n"
+            in text
+        )
