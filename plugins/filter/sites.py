@@ -177,7 +177,7 @@ def site_cache_instances(sites: list[Site], maxmemory_mb: int) -> list[dict[str,
 
 
 def site_mail(sites: list[Site]) -> list[dict[str, str]]:
-    """Return postfix_mailing_sites for live sites: who may write to them and who may send."""
+    """Return postfix_mailing_sites for live sites: who may write to them, who may send, and where one click unsubscribes."""
     return [
         {
             "name": s["name"],
@@ -186,6 +186,7 @@ def site_mail(sites: list[Site]) -> list[dict[str, str]]:
             "localpart": s["bounce_localpart"],
             "mail_policy": s["mail_policy"],
         }
+        | ({"one_click_url": f"https://{s['server_name']}/one-click"} if s["mail_policy"] == "deliver" else {})
         for s in sites
     ]
 
