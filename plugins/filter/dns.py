@@ -112,7 +112,9 @@ def dkim_value(private_key: str) -> str:
     """Return the public half of an RSA key, PEM, as DKIM's record has it (RFC 6376, 3.6.1)."""
     key = serialization.load_pem_private_key(private_key.encode(), None)
     if not isinstance(key, rsa.RSAPrivateKey):
-        raise AnsibleFilterError("vault_dkim_keys holds a key that is not RSA: take it away and run playbooks/secrets.yml")
+        raise AnsibleFilterError(
+            "vault_dkim_keys holds a key that is not RSA: take it away and run playbooks/secrets.yml"
+        )
     public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     return "v=DKIM1; k=rsa; p=" + "".join(public.decode().splitlines()[1:-1])
 
@@ -138,7 +140,7 @@ def dns_mail_domains(sites: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def dns_aliases(sites: list[dict[str, Any]], host: str) -> dict[str, str]:
-    """Return {server_name: host} for all sites but retired ones: a certificate needs the name before a site goes live."""
+    """Return {server_name: host} for all sites but retired ones: a certificate needs the name before go-live."""
     return {s["server_name"]: host for s in sites if s.get("state") != "retired"}
 
 
@@ -179,7 +181,7 @@ def _record(name: str, kind: str, value: str, section: str) -> Record:
 
 
 def _related(one: str, other: str) -> bool:
-    """Whether two names lie in one domain as far as names tell: one holds the other, or both end in the same two labels."""
+    """Whether two names lie in one domain as far as names tell: the last two labels are equal, or one holds the other."""
     return one.split(".")[-2:] == other.split(".")[-2:] or one.endswith(f".{other}") or other.endswith(f".{one}")
 
 

@@ -177,7 +177,7 @@ def site_cache_instances(sites: list[Site], maxmemory_mb: int) -> list[dict[str,
 
 
 def site_mail(sites: list[Site]) -> list[dict[str, str]]:
-    """Return postfix_mailing_sites for live sites: who may write to them, who may send, and where one click unsubscribes."""
+    """Return postfix_mailing_sites for live sites: who may write to them, who may send, where one click leads."""
     return [
         {
             "name": s["name"],
