@@ -181,7 +181,7 @@ def _record(name: str, kind: str, value: str, section: str) -> Record:
 
 
 def _related(one: str, other: str) -> bool:
-    """Whether two names lie in one domain as far as names tell: the last two labels are equal, or one holds the other."""
+    """Whether two names lie in one domain as far as names tell: equal last two labels, or one holds the other."""
     return one.split(".")[-2:] == other.split(".")[-2:] or one.endswith(f".{other}") or other.endswith(f".{one}")
 
 

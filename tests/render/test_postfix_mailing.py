@@ -206,7 +206,7 @@ def test_milters_see_what_is_handed_in_and_nothing_from_the_world(postfix):
 
 def headers_of(postfix, *lines: str, **variables) -> list[str]:
     """What Postfix makes of header lines by mailings.pcre: the first matching line of the table acts on each."""
-    one_click = CRM | {"one_click_url": "https://crm.example.org/one-click"}
+    one_click = CRM | {"unsubscribe_url": "https://crm.example.org/one-click"}
     table = postfix(
         "etc/postfix/mailings.pcre",
         **{"postfix_mailing_sites": [one_click, STAGING], "postfix_mailing_feedback_sender": "example"} | variables,
