@@ -69,7 +69,7 @@ def test_whoever_changes_a_mailing_breaks_its_signature(world, mailing, change):
 @pytest.mark.mutates
 def test_google_can_tell_mailings_apart(world, mailing):
     """Feedback-ID names mailing, site and sender (P1)."""
-    message = world.file(mailing["message"]).content_string
+    message = world.file(mailing["message"]).content_string.replace("\r", "")
     (job,) = re.findall(r"(?m)^job_id: (\d+)", message)
     assert re.findall(r"(?m)^Feedback-ID: (.*)$", message) == [f"{job}:crm:mailing:torproject"]
 
@@ -147,7 +147,10 @@ def test_only_the_signer_reads_the_keys(crm_int):
     files = crm_int.check_output("find /etc/dkimkeys -name '*.pem' -printf '%m %u %f\\n'").splitlines()
     assert len(files) == 3
     assert {line.rsplit(" ", 1)[0] for line in files} == {"600 opendkim"}
-    assert crm_int.run("runuser -u crm -- ls /etc/dkimkeys /run/opendkim/opendkim.sock").rc != 0
+    assert crm_int.run("runuser -u crm -- ls /etc/dkimkeys").rc != 0
+    # Nor does a site get signatures for what it likes.
+    assert crm_int.run("test -S /run/opendkim/opendkim.sock").rc == 0
+    assert crm_int.run("runuser -u crm -- test -w /run/opendkim/opendkim.sock").rc != 0
 
 
 def test_the_published_key_of_port_25_is_the_one_in_use(crm_int, world):
