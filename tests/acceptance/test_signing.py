@@ -169,7 +169,7 @@ def test_sites_that_never_send_say_so(world):
     """Nobody may use the name of staging or test (P2)."""
     for name in ("staging.crm.torproject.test", "test.crm.torproject.test"):
         assert world.check_output(f"dig +short {name} TXT") == '"v=spf1 -all"'
-        assert "p=reject" in world.check_output(f"dig +short _dmarc.{name} TXT")
+        assert "; p=reject; " in world.check_output(f"dig +short _dmarc.{name} TXT")
         assert world.check_output(f"dig +short {name} MX") == f"10 {HELO}."
 
 

@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from contract_addresses import DOMAIN, LOCALPART, NONE, READ_ONLY, TODAY
+from contract_addresses import DOMAIN, HASH, LOCALPART, NONE, READ_ONLY, TODAY
 from loading import ROOT, load
 
 sites = load("plugins/filter/sites.py")
@@ -56,6 +56,28 @@ def test_page_and_front_door_take_exactly_the_unsubscribe_addresses_of_today(vho
     path = f"/one-click/{person}"
     assert page_takes(path) is wanted
     assert door_takes(vhost(), "POST", path) is wanted
+
+
+@pytest.mark.parametrize(
+    "person",
+    [
+        f"u.01.2.{HASH}",
+        f"u.0.2.{HASH}",
+        f"u.1.02.{HASH}",
+        f"u.1.12345678901.{HASH}",
+        f"u.1.2.{HASH}0",
+        f"u.1.2.{HASH[:-1]}",
+        f"u.1.2.{HASH.upper()}",
+        f"u.1.2.{HASH}/",
+        f"u.1.2.{HASH}\n",
+        f"u%2e1.2.{HASH}",
+        f"ux1.2.{HASH}",
+    ],
+)
+def test_nearly_an_unsubscribe_address_is_none(vhost, person):
+    """int's Postfix would refuse the mail: the person would have been told that it worked."""
+    assert not page_takes(f"/one-click/{person}")
+    assert not door_takes(vhost(), "POST", f"/one-click/{person}")
 
 
 def test_the_link_in_a_mailing_is_the_path_that_is_taken(render, vhost):
