@@ -141,6 +141,11 @@ def site_public_paths(site: dict[str, Any], paths: dict[str, list[Entry]]) -> li
     return paths.get(site["cms"], []) + site.get("public_paths", [])
 
 
+def one_click_paths(site: dict[str, Any], entry: Entry) -> list[Entry]:
+    """Return [entry] for a site whose mailings reach people, who then unsubscribe with one click; else none."""
+    return [entry] if site.get("mail_policy") == "deliver" else []
+
+
 class FilterModule:
     """Expose the filters to Ansible."""
 
@@ -149,4 +154,5 @@ class FilterModule:
             "public_path_problems": public_path_problems,
             "public_path_rules": public_path_rules,
             "site_public_paths": site_public_paths,
+            "one_click_paths": one_click_paths,
         }

@@ -13,7 +13,7 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from passlib.hash import bcrypt, sha512_crypt
 
@@ -23,6 +23,7 @@ TOKEN_BYTES = 16  # 128 bits: nobody guesses it, so its bcrypt cost may be the l
 BCRYPT_ROUNDS = 5
 CA_DAYS = 3650
 CERTIFICATE_DAYS = 825
+DKIM_BITS = 2048  # what every receiver takes; the record of a longer one passes the size of a DNS answer by UDP
 
 
 def token() -> str:
@@ -46,6 +47,7 @@ def new_secrets(
     people: list[str],
     backup_hosts: list[str],
     donation_sites: list[str] | None = None,
+    dkim_names: list[str] | None = None,
 ) -> dict[str, Any]:
     """Return `existing` with everything that is missing made up; nothing in it is ever changed.
 
@@ -53,6 +55,7 @@ def new_secrets(
     sites, people, backup_hosts, donation_sites: names, one entry each in vault_sites, vault_people, vault_backup_keys,
     vault_donation_queues.
     ipsec_endpoints: [{name, id, outer_address}]; one certificate each, one PPK and one PSK for each pair.
+    dkim_names: names of DKIM's records, <selector>._domainkey.<domain>; one RSA key each in vault_dkim_keys.
     """
     vault = dict(existing or {})
 
@@ -69,6 +72,7 @@ def new_secrets(
     fill("vault_people", people, credential)
     fill("vault_queue", ["writer", "worker"], lambda _: token())
     fill("vault_donation_queues", donation_sites or [], lambda _: {"writer": token(), "worker": token()})
+    fill("vault_dkim_keys", dkim_names or [], lambda _: _rsa_key())
     fill("vault_backup_keys", backup_hosts, lambda n: _ssh_key(f"backup@{n}"))
     identities = {e["name"]: e for e in ipsec_endpoints}
     fill("vault_ipsec_endpoints", list(identities), lambda n: _endpoint(vault["vault_ipsec_ca"], identities[n]))
@@ -158,6 +162,13 @@ def _ssh_key(comment: str) -> dict[str, str]:
     )
     public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     return {"private_key": private.decode(), "public_key": f"{public.decode()} {comment}"}
+
+
+def _rsa_key() -> str:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=DKIM_BITS)
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()
 
 
 def _authority(name: str, key: PrivateKey) -> dict[str, str]:

@@ -21,7 +21,7 @@ COMMANDS = ("job_command", "account_command", "credential_command", "upgrade_com
 # A site's name is its user, its vhost's file and its units: these belong to Debian, or to this package.
 TAKEN = re.compile(
     r"root|daemon|bin|sys|sync|games|man|lp|mail|news|uucp|proxy|www-data|backup|list|irc|nobody|sshd|messagebus"
-    r"|mysql|redis|postfix|dovecot|dovenull|unbound|vmail|mtail|postdrop|systemd-.*"
+    r"|mysql|redis|postfix|dovecot|dovenull|unbound|vmail|mtail|postdrop|opendkim|one-click|systemd-.*"
 )
 TAKEN_DATABASES = ("mysql", "sys", "test", "root", "information_schema", "performance_schema")
 # Folder of a release that is served, unless the inventory says otherwise.
@@ -183,7 +183,7 @@ def site_cache_instances(sites: list[Site], maxmemory_mb: int) -> list[dict[str,
 
 
 def site_mail(sites: list[Site]) -> list[dict[str, str]]:
-    """Return postfix_mailing_sites for live sites: who may write to them and who may send."""
+    """Return postfix_mailing_sites for live sites: who may write to them, who may send, where one click leads."""
     return [
         {
             "name": s["name"],
@@ -192,7 +192,17 @@ def site_mail(sites: list[Site]) -> list[dict[str, str]]:
             "localpart": s["bounce_localpart"],
             "mail_policy": s["mail_policy"],
         }
+        | ({"unsubscribe_url": f"https://{s['server_name']}/one-click"} if s["mail_policy"] == "deliver" else {})
         for s in sites
+    ]
+
+
+def one_click_sites(sites: list[Site]) -> list[dict[str, str]]:
+    """Return one_click_sites for live sites: those whose mailings reach people."""
+    return [
+        {"name": s["name"], "localpart": s["bounce_localpart"], "mail_domain": s["mail_domain"]}
+        for s in sites
+        if s["mail_policy"] == "deliver"
     ]
 
 
@@ -312,6 +322,7 @@ class FilterModule:
             "site_databases": site_databases,
             "site_cache_instances": site_cache_instances,
             "site_mail": site_mail,
+            "one_click_sites": one_click_sites,
             "site_mailboxes": site_mailboxes,
             "provider_names": provider_names,
             "site_return_paths": site_return_paths,

@@ -85,6 +85,11 @@ def test_every_address_of_the_subnet_has_one_name_that_points_back(world):
     ]
 
 
+def test_a_reverse_zone_takes_records_that_were_made_elsewhere(world):
+    given = ["12.113.0.203.in-addr.arpa. IN PTR ext.example.test."]
+    assert records(world(ZONES + "reverse.zone", lab_world_reverse_records=given))[-1:] == given
+
+
 def test_the_parent_zone_delegates_each_zone(world):
     zone = records(world(ZONES + "parent.zone"))
     assert zone[1:] == [

@@ -183,3 +183,97 @@ def test_the_switch_is_the_last_of_the_header_checks(postfix):
     """A table before it may divert a message: held instead, it would be released undiverted."""
     value = parameters(postfix("etc/postfix/main.cf"))["header_checks"]
     assert value.endswith("pipemap:{pcre:/etc/postfix/submitted.pcre,hash:/etc/postfix/mailing_state}")
+
+
+MILTER = {"postfix_mailing_milters": ["unix:/run/opendkim/opendkim.sock"]}
+
+
+def test_milters_see_what_is_handed_in_and_nothing_from_the_world(postfix):
+    """A signer that is down must not stop bounces from coming in, nor sign what strangers send (P1)."""
+    main = parameters(postfix("etc/postfix/main.cf", **MILTER))
+    assert main["non_smtpd_milters"] == "unix:/run/opendkim/opendkim.sock"
+    assert main["milter_default_action"] == "tempfail"
+    assert "smtpd_milters" not in main
+    assert main["smtpd_milter_maps"] == "cidr:/etc/postfix/milters.cidr"
+    table = postfix("etc/postfix/milters.cidr", **MILTER, postfix_mailing_relay_clients=["10.77.0.12"])
+    assert [line.split()[0] for line in table.splitlines() if not line.startswith("#")] == [
+        "127.0.0.0/8",
+        "::1",
+        "10.77.0.12",
+    ]
+    assert "non_smtpd_milters" not in parameters(postfix("etc/postfix/main.cf"))
+
+
+def headers_of(postfix, *lines: str, **variables) -> list[str]:
+    """What Postfix makes of header lines by mailings.pcre: the first matching line of the table acts on each."""
+    one_click = CRM | {"unsubscribe_url": "https://crm.example.org/one-click"}
+    table = postfix(
+        "etc/postfix/mailings.pcre",
+        **{"postfix_mailing_sites": [one_click, STAGING], "postfix_mailing_feedback_sender": "example"} | variables,
+    )
+    rules = [re.fullmatch(r"/(.*)/(i?) (\w+) ?(.*)", line) for line in table.splitlines() if line.startswith("/")]
+    made = []
+    for line in lines:
+        for rule in rules:
+            pattern, flag, action, text = rule.groups()
+            # Postfix ignores case unless the flag switches that off.
+            if found := re.search(pattern, line, re.S | (0 if flag else re.I)):
+                text = re.sub(r"\$\{1\}", lambda _, f=found: f[1], text)
+                made += {"REPLACE": [text], "PREPEND": [text, line], "IGNORE": []}[action]
+                break
+        else:
+            made.append(line)
+    return made
+
+
+BOUNCE = "X-CiviMail-Bounce: civicrm+b.12.7.{}@crm.example.org"
+POST = "List-Unsubscribe-Post: List-Unsubscribe=One-Click"
+
+
+@pytest.mark.parametrize("hash_", ["26d7b951968ebe4b", "zzzzzzzzzzzzzzz9"])
+def test_a_mailing_with_a_mailto_alone_gets_one_click(postfix, hash_):
+    """Both generations of the hash, folded or not (N4)."""
+    address = f"civicrm+u.12.7.{hash_}@crm.example.org"
+    for blank in (" ", "\n "):
+        made = headers_of(postfix, f"List-Unsubscribe:{blank}<mailto:{address}>", "job_id: 12", "Precedence: bulk")
+        assert made == [
+            f"List-Unsubscribe: <https://crm.example.org/one-click/u.12.7.{hash_}>, <mailto:{address}>",
+            POST,
+            "job_id: 12",
+            "Precedence: bulk",
+        ]
+
+
+def test_an_application_that_does_it_itself_is_left_alone(postfix):
+    own = "List-Unsubscribe: <https://x.example.org/y>, <mailto:civicrm+u.1.2.26d7b951968ebe4b@crm.example.org>"
+    assert headers_of(postfix, own, POST, "job_id: 1") == [own, POST, "job_id: 1"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "List-Unsubscribe: <mailto:civicrm+u.1.2.26d7b951968ebe4b@staging.crm.example.org>",
+        "List-Unsubscribe: <mailto:civicrm+b.1.2.26d7b951968ebe4b@crm.example.org>",
+        "List-Unsubscribe: <mailto:civicrm+u.1.2.26D7B951968EBE4B@crm.example.org>",
+        "List-Unsubscribe: <mailto:civicrm+u.1.2.26d7b951968ebe4b@crmXexample.org>",
+        "Subject: List-Unsubscribe: <mailto:civicrm+u.1.2.26d7b951968ebe4b@crm.example.org>",
+        "Received: by int.example.org (Postfix, from userid 100)",
+        "Precedence: bulk",
+    ],
+)
+def test_every_other_header_stays(postfix, line):
+    """The lines that the switch of mailings decides on above all: here one action is all that a line gets."""
+    assert headers_of(postfix, line) == [line]
+
+
+def test_google_is_told_mailing_and_site(postfix):
+    line = BOUNCE.format("26d7b951968ebe4b")
+    assert headers_of(postfix, line) == ["Feedback-ID: 12:crm:mailing:example", line]
+    assert headers_of(postfix, line, postfix_mailing_feedback_sender="") == [line]
+
+
+def test_the_switch_of_mailings_is_asked_last(postfix):
+    tables = re.split(r", *(?![^{]*})", parameters(postfix("etc/postfix/main.cf"))["header_checks"])
+    assert tables[0] == "pcre:/etc/postfix/mailings.pcre"
+    assert tables[-1].startswith("pipemap:")
+    assert parameters(postfix("etc/postfix/main.cf"))["nested_header_checks"] == ""

@@ -165,3 +165,22 @@ def test_one_sites_secret_changes_and_nothing_else(vault):
     ended = filters.with_site_secret(started, "crm", {"database_password": "n", "database_password_next": None})
     assert "database_password_next" not in ended["vault_sites"]["crm"]
     assert make(copy.deepcopy(started), people=("alice",)) == started, "secrets.yml leaves a started rotation alone"
+
+
+def test_signing_keys_are_kept_and_a_new_selector_gets_its_own():
+    """A rebuilt host signs as before; a new key comes beside the old one, which receivers still ask for (P1)."""
+    one = new_secrets(None, [], [], [], [], [], [], dkim_names=["a._domainkey.example.org"])
+    two = new_secrets(
+        copy.deepcopy(one), [], [], [], [], [], [], dkim_names=["a._domainkey.example.org", "b._domainkey.example.org"]
+    )
+    keys = two["vault_dkim_keys"]
+    assert keys["a._domainkey.example.org"] == one["vault_dkim_keys"]["a._domainkey.example.org"]
+    assert len(set(keys.values())) == 2
+    done = subprocess.run(
+        ["openssl", "pkey", "-noout", "-text"],
+        input=keys["b._domainkey.example.org"],
+        text=True,
+        capture_output=True,
+        check=True,
+    )
+    assert "(2048 bit" in done.stdout
