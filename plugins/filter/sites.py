@@ -248,7 +248,7 @@ def site_jobs(sites: list[Site], jobs: list[dict[str, str]]) -> list[dict[str, A
 def site_firewall_entries(sites: list[Site]) -> list[dict[str, Any]]:
     """Return the entries of firewall_map for live CRM sites: what their users may reach, on loopback alone.
 
-    A site whose mail is caught or held cannot hand it to any mail server by SMTP, this host's included: it has sendmail.
+    A site whose mail is caught or held cannot reach any mail server by SMTP, this host's included: it has sendmail.
     """
     users = [s["user"] for s in sites]
     senders = [s["user"] for s in sites if s["mail_policy"] == "deliver"]

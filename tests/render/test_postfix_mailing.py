@@ -29,6 +29,12 @@ GMAIL = {
     "rate_delay_seconds": 1,
     "tls_security_level": "encrypt",
 }
+TEST = STAGING | {
+    "name": "test-crm",
+    "user": "test-crm",
+    "mail_domain": "test.crm.example.org",
+    "mail_policy": "hold",
+}
 ORANGE = {"name": "orange", "domains": ["orange.fr"], "concurrency": 2}
 
 
@@ -47,6 +53,11 @@ def postfix(render):
                 "postfix_mailing_tls_key_file": "/etc/ssl/mail.key",
                 "postfix_mailing_sites": [CRM, STAGING],
                 "postfix_mailing_providers": [GMAIL, ORANGE],
+                "ansible_facts": {
+                    "distribution": "Debian",
+                    "distribution_major_version": "13",
+                    "getent_passwd": {"crm": ["x", "997"], "staging-crm": ["x", "996"], "test-crm": ["x", "995"]},
+                },
             }
             | variables,
         )
@@ -61,8 +72,90 @@ def parameters(text: str) -> dict[str, str]:
     return {name.strip(): value.strip() for name, value in pairs}
 
 
-def test_only_sites_that_deliver_may_submit(postfix):
-    assert parameters(postfix("etc/postfix/main.cf"))["authorized_submit_users"].split() == ["root", "crm"]
+def test_every_site_may_submit(postfix):
+    """A site whose mail is caught must not notice: sendmail's refusal would be a bounce in CiviCRM (P12)."""
+    assert set(parameters(postfix("etc/postfix/main.cf"))["authorized_submit_users"].split()) == {
+        "root",
+        "mail-policy",
+        "crm",
+        "staging-crm",
+    }
+
+
+def rules(text: str) -> list[tuple[re.Pattern[str], str]]:
+    """A pcre table as Postfix reads it: case does not count and a dot matches a line break."""
+    lines = re.findall(r"^/(.*)/ (.+)$", text, re.MULTILINE)
+    return [(re.compile(pattern, re.IGNORECASE | re.DOTALL), action) for pattern, action in lines]
+
+
+@pytest.mark.parametrize(
+    ("header", "diverted"),
+    [
+        ("Received: by int.example.org (Postfix, from userid 996)\n\tid 4jW; Fri", True),
+        ("Received: by int.example.org (Postfix, from userid 995)\n\tid 4jW; Fri", True),
+        ("Received: by int.example.org (Postfix, from userid 997)\n\tid 4jW; Fri", False),
+        ("Received: by int.example.org (Postfix, from userid 9961)\n\tid 4jW; Fri", False),
+        ("Received: from x (localhost [127.0.0.1])\n\t(Authenticated sender: test-crm)\n\tby int", True),
+        ("Received: from x (localhost [127.0.0.1])\n\t(Authenticated sender: crm)\n\tby int", False),
+        ("From: staging-crm@staging.crm.example.org", False),
+    ],
+)
+def test_mail_is_diverted_by_who_submits_it(postfix, header, diverted):
+    """The uid or the login, never an address (P12)."""
+    table = rules(postfix("etc/postfix/diverted.pcre", postfix_mailing_sites=[CRM, STAGING, TEST]))
+    found = [action for pattern, action in table if pattern.search(header)]
+    assert found == (["FILTER divert:submitted"] if diverted else [])
+
+
+def test_without_a_site_to_divert_nothing_is(postfix):
+    assert rules(postfix("etc/postfix/diverted.pcre", postfix_mailing_sites=[CRM])) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "action"),
+    [
+        ("catch@staging-crm.caught.invalid", "DUNNO"),
+        ("hold@test-crm.caught.invalid", "HOLD mail_policy of test-crm"),
+        ("hold@staging-crm.caught.invalid", "REJECT not an address of the diversion"),
+        ("catch@crm.caught.invalid", "REJECT not an address of the diversion"),
+        ("real@gmail.com", "REJECT not an address of the diversion"),
+    ],
+)
+def test_the_diversion_hands_over_nothing_but_catchers_addresses(postfix, address, action):
+    table = rules(postfix("etc/postfix/diverted_recipients.pcre", postfix_mailing_sites=[CRM, STAGING, TEST]))
+    assert next(action for pattern, action in table if pattern.search(address)) == action
+
+
+def test_a_login_is_served_by_the_policy_of_its_site(postfix):
+    lines = postfix("etc/postfix/logins", postfix_mailing_sites=[CRM, STAGING, TEST]).splitlines()
+    assert {"crm unless_mailing", "staging-crm FILTER divert:submitted", "test-crm FILTER divert:submitted"} <= set(
+        lines
+    )
+    master = postfix("etc/postfix/master.cf")
+    assert "inline:{ crm=OK, staging-crm=OK }, reject }" in master
+    assert "127.0.0.1:587" not in postfix("etc/postfix/master.cf", postfix_mailing_sites=[])
+
+
+@pytest.mark.parametrize(
+    ("sender", "action"),
+    [
+        ("civicrm+b.1.2.0123456789abcdef@crm.example.org", "DUNNO"),
+        ("info@crm.example.org", "FILTER receipts:"),
+        ("", None),
+        ("civicrm+u.1.2.0123456789abcdef@crm.example.org", "FILTER receipts:"),
+    ],
+)
+def test_a_receipt_is_what_does_not_bounce_to_a_mailing(postfix, sender, action):
+    """It takes a transport of its own, past what a mailing has queued (N24)."""
+    table = rules(postfix("etc/postfix/receipts.pcre"))
+    assert next((action for pattern, action in table if pattern.search(sender)), None) == action
+
+
+def test_only_a_messages_own_headers_count(postfix):
+    """A bounce that comes in contains what it returns: that must neither hold nor divert it (S24)."""
+    main = parameters(postfix("etc/postfix/main.cf"))
+    assert main["nested_header_checks"] == main["mime_header_checks"] == ""
+    assert main["submitted_header_checks"] == "pcre:/etc/postfix/diverted.pcre, $mailing_switch"
 
 
 def test_loopback_may_not_relay(postfix):
@@ -181,5 +274,7 @@ def test_the_switch_tells_submitted_mail_from_what_comes_in(postfix, header, kin
 
 def test_the_switch_is_the_last_of_the_header_checks(postfix):
     """A table before it may divert a message: held instead, it would be released undiverted."""
-    value = parameters(postfix("etc/postfix/main.cf"))["header_checks"]
-    assert value.endswith("pipemap:{pcre:/etc/postfix/submitted.pcre,hash:/etc/postfix/mailing_state}")
+    main = parameters(postfix("etc/postfix/main.cf"))
+    assert main["header_checks"].endswith("$mailing_switch")
+    assert main["submitted_header_checks"].endswith("$mailing_switch")
+    assert main["mailing_switch"].endswith("pipemap:{pcre:/etc/postfix/submitted.pcre,hash:/etc/postfix/mailing_state}")

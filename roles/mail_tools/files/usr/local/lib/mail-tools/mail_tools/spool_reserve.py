@@ -2,7 +2,7 @@
 
 CiviMail books any failure of sendmail as a permanent bounce of the recipient, and sendmail fails on a full disk. So the
 reserve has to hold what a mailing job that runs already may still submit: the watch ends no job, it keeps the next from
-starting. What is queued goes on leaving, which makes room. When a quarter more than the reserve is free, mailings go on.
+starting. What is queued goes on leaving, which makes room. With a quarter more than the reserve free, mailings go on.
 
 The state is the file spool-full.json beside those of `mailing`; the units of the mailing jobs look for it.
 
@@ -31,7 +31,7 @@ ENOUGH = 1.25
 
 @dataclass(frozen=True)
 class Room:
-    """What is free for Postfix, who is not root, in one instance's spool; inodes is None where a file system has no limit."""
+    """What is free for Postfix, who is not root, in one instance's spool. Without a limit of inodes they are None."""
 
     instance: str
     free_bytes: int
@@ -79,7 +79,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--bytes", type=int, default=BYTES, metavar="N", help="reserve in bytes (%(default)s)")
     made.add_argument("--inodes", type=int, default=INODES, metavar="N", help="reserve in inodes (%(default)s)")
     made.add_argument("--dry-run", action="store_true", help="print the metrics and change nothing")
-    made.add_argument("--output", type=Path, metavar="FILE", help="replace this file with the metrics, if its folder exists")
+    made.add_argument(
+        "--output", type=Path, metavar="FILE", help="replace this file with the metrics, if its folder exists"
+    )
     return made
 
 
