@@ -76,7 +76,6 @@ def test_every_site_may_submit(postfix):
     """A site whose mail is caught must not notice: sendmail's refusal would be a bounce in CiviCRM (P12)."""
     assert set(parameters(postfix("etc/postfix/main.cf"))["authorized_submit_users"].split()) == {
         "root",
-        "mail-policy",
         "crm",
         "staging-crm",
     }
@@ -140,15 +139,40 @@ def test_a_login_is_served_by_the_policy_of_its_site(postfix):
     ("sender", "action"),
     [
         ("civicrm+b.1.2.0123456789abcdef@crm.example.org", "DUNNO"),
-        ("info@crm.example.org", "FILTER receipts:"),
+        ("info@crm.example.org", "FILTER divert:receipt"),
         ("", None),
-        ("civicrm+u.1.2.0123456789abcdef@crm.example.org", "FILTER receipts:"),
+        ("civicrm+u.1.2.0123456789abcdef@crm.example.org", "FILTER divert:receipt"),
     ],
 )
 def test_a_receipt_is_what_does_not_bounce_to_a_mailing(postfix, sender, action):
     """It takes a transport of its own, past what a mailing has queued (N24)."""
-    table = rules(postfix("etc/postfix/receipts.pcre"))
+    table = rules(postfix("etc/postfix/mailing_senders.pcre"))
     assert next((action for pattern, action in table if pattern.search(sender)), None) == action
+
+
+@pytest.mark.parametrize(
+    ("recipient", "action"),
+    [
+        ("real@gmail.com", "FILTER receipts:"),
+        ("x@other.crm.example.org", "FILTER receipts:"),
+        ("root@int.example.org", "DUNNO"),
+        ("civicrm+u.1.2.0123456789abcdef@crm.example.org", "DUNNO"),
+    ],
+)
+def test_a_receipt_to_this_host_itself_stays_here(postfix, recipient, action):
+    """FILTER overrides aliases and mailboxes: by SMTP it would come back to us in a loop."""
+    table = rules(postfix("etc/postfix/receipts.pcre"))
+    assert next(action for pattern, action in table if pattern.search(recipient)) == action
+
+
+def test_no_header_can_send_a_message_past_the_diversion(postfix):
+    """Of several FILTER actions the last one wins: any that a message can cause must lead to what decides (P12)."""
+    main = postfix("etc/postfix/main.cf")
+    by_content = [*re.findall(r"FILTER (\S+?)}", main)]
+    for table in ("diverted.pcre", "submitted.pcre", "mailing_senders.pcre", "logins"):
+        by_content += re.findall(r"FILTER (\S+)", postfix(f"etc/postfix/{table}"))
+    assert by_content
+    assert {target.split(":")[0] for target in by_content} == {"divert"}
 
 
 def test_only_a_messages_own_headers_count(postfix):

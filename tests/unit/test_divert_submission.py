@@ -34,7 +34,7 @@ def handed(monkeypatch):
 
     class Session:
         def __init__(self, *address, timeout):
-            self.way = "listener" if address == tool.LISTENER else "sendmail"
+            self.way = "listener" if address == tool.LISTENER else "again"
 
         def __enter__(self):
             return self
@@ -46,7 +46,7 @@ def handed(monkeypatch):
             found.append((self.way, sender, *recipients, message.decode()))
 
     monkeypatch.setattr(tool.smtplib, "SMTP", Session)
-    monkeypatch.setattr(tool, "Sendmail", Session)
+    monkeypatch.setattr(tool, "Again", Session)
     return found
 
 
@@ -68,8 +68,8 @@ REST = "Subject: x\n\nReceived: by int.example.org (Postfix, from userid 2002)\n
         (pickup(2003) + pickup(104) + pickup(2001), ("listener", "", "hold@test-crm.caught.invalid")),
         (pickup(104) + pickup(104) + pickup(2002) + pickup(2001), ("listener", "", "catch@staging-crm.caught.invalid")),
         (pickup(104) + login("test-crm") + pickup(2001), ("listener", "", "hold@test-crm.caught.invalid")),
-        (pickup(2001) + pickup(2002), ("sendmail", "a@gmail.test", "real@world.test")),
-        (login("crm", "(Authenticated sender: staging-crm)"), ("sendmail", "a@gmail.test", "real@world.test")),
+        (pickup(2001) + pickup(2002), ("again", "a@gmail.test", "real@world.test")),
+        (login("crm", "(Authenticated sender: staging-crm)"), ("again", "a@gmail.test", "real@world.test")),
     ],
     ids=["catch", "hold", "login", "as crm", "as hold", "as requeued", "requeued", "login requeued", "crm", "helo"],
 )  # fmt: skip
