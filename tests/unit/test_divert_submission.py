@@ -10,7 +10,7 @@ from loading import load
 tool = load("roles/postfix_mailing/files/usr/local/libexec/divert-submission")
 POLICY = tool.Policy(
     hostname="int.example.org",
-    users={"2002": "staging-crm", "2003": "test-crm"},
+    users={"2001": "crm", "2002": "staging-crm", "2003": "test-crm"},
     sites={"crm": "deliver", "staging-crm": "catch", "test-crm": "hold"},
     owner=104,
 )
@@ -33,8 +33,8 @@ def handed(monkeypatch):
     found = []
 
     class Session:
-        def __init__(self, *address, timeout):
-            self.way = "listener" if address == tool.LISTENER else "again"
+        def __init__(self, *address, timeout, local_hostname="again"):
+            self.way = "listener" if address == tool.LISTENER else local_hostname
 
         def __enter__(self):
             return self
@@ -50,8 +50,8 @@ def handed(monkeypatch):
     return found
 
 
-def divert(text: str) -> str:
-    return tool.divert("a@gmail.test", "real@world.test", "Real@world.test", text.encode(), POLICY)
+def divert(text: str, reason: str = "submitted") -> str:
+    return tool.divert(reason, "a@gmail.test", "real@world.test", "Real@world.test", text.encode(), POLICY)
 
 
 REST = "Subject: x\n\nReceived: by int.example.org (Postfix, from userid 2002)\nbody\n"
@@ -68,8 +68,8 @@ REST = "Subject: x\n\nReceived: by int.example.org (Postfix, from userid 2002)\n
         (pickup(2003) + pickup(104) + pickup(2001), ("listener", "", "hold@test-crm.caught.invalid")),
         (pickup(104) + pickup(104) + pickup(2002) + pickup(2001), ("listener", "", "catch@staging-crm.caught.invalid")),
         (pickup(104) + login("test-crm") + pickup(2001), ("listener", "", "hold@test-crm.caught.invalid")),
-        (pickup(2001) + pickup(2002), ("again", "a@gmail.test", "real@world.test")),
-        (login("crm", "(Authenticated sender: staging-crm)"), ("again", "a@gmail.test", "real@world.test")),
+        (pickup(2001) + pickup(2002), ("submitted", "a@gmail.test", "real@world.test")),
+        (login("crm", "(Authenticated sender: staging-crm)"), ("submitted", "a@gmail.test", "real@world.test")),
     ],
     ids=["catch", "hold", "login", "as crm", "as hold", "as requeued", "requeued", "login requeued", "crm", "helo"],
 )  # fmt: skip
@@ -90,8 +90,24 @@ def test_mail_of_nobody_knows_whom_stays_in_the_queue(handed, head, monkeypatch,
         divert(head + REST)
     assert handed == []
     monkeypatch.setattr(tool, "CONFIGURATION", tmp_path / "missing")
-    assert tool.main(["--", "4jW", "a@b", "a@b", ""]) == tool.TEMPFAIL
+    assert tool.main(["--", "receipt", "4jW", "a@b", "a@b", ""]) == tool.TEMPFAIL
     assert "not diverted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("head", "way"),
+    [
+        (pickup(2001), "receipt"),
+        (login("crm"), "receipt"),
+        (pickup(0), "submitted"),
+        (pickup(2002) + pickup(2001), "listener"),
+        (login("test-crm") + pickup(0), "listener"),
+    ],
+)
+def test_only_a_site_that_may_send_has_receipts(handed, head, way):
+    """Root's mail takes its ordinary way, and staging's no other than before (N24, P12)."""
+    divert(head + REST, "receipt")
+    assert handed[0][0] == way
 
 
 def test_what_was_submitted_can_be_read_in_the_catcher(handed):
@@ -126,5 +142,5 @@ def test_a_message_that_is_not_taken_stays_in_the_queue(monkeypatch, tmp_path, c
     monkeypatch.setattr(tool.pwd, "getpwnam", lambda _: types.SimpleNamespace(pw_uid=104))
     monkeypatch.setattr(tool.smtplib, "SMTP", refuse)
     monkeypatch.setattr(tool.sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO((pickup(2002) + REST).encode())))
-    assert tool.main(["--", "4jW", "a@b", "a@b", "-x@y"]) == tool.TEMPFAIL
+    assert tool.main(["--", "receipt", "4jW", "a@b", "a@b", "-x@y"]) == tool.TEMPFAIL
     assert capsys.readouterr().err == "not diverted: SMTPServerDisconnected: gone\n"
