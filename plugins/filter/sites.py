@@ -207,11 +207,14 @@ def one_click_sites(sites: list[Site]) -> list[dict[str, str]]:
 
 
 def site_mailboxes(sites: list[Site], secrets: dict[str, dict[str, str]]) -> list[dict[str, Any]]:
-    """Return bounce_mailbox_accounts for live sites: a mailbox each, with the hash of its password."""
+    """Return bounce_mailbox_accounts for live sites: a mailbox each, with the hash of its password.
+
+    The second domain is where Postfix puts what a site that reaches nobody has tried to send.
+    """
     return [
         {
             "name": s["name"],
-            "domains": [s["mail_domain"]],
+            "domains": [s["mail_domain"], f"{s['name']}.caught.invalid"],
             "password_hash": secrets[s["name"]]["mailbox_password_hash"],
         }
         for s in sites
@@ -276,7 +279,7 @@ def site_fetches(sites: list[Site], jobs: list[dict[str, Any]], at_once: bool) -
 def site_firewall_entries(sites: list[Site]) -> list[dict[str, Any]]:
     """Return the entries of firewall_map for live CRM sites: what their users may reach, on loopback alone.
 
-    A site whose mail is caught or held cannot hand it to any mail server by SMTP, this host's included.
+    A site whose mail is caught or held cannot reach any mail server by SMTP, this host's included: it has sendmail.
     """
     users = [s["user"] for s in sites]
     senders = [s["user"] for s in sites if s["mail_policy"] == "deliver"]
@@ -284,6 +287,7 @@ def site_firewall_entries(sites: list[Site]) -> list[dict[str, Any]]:
         ("sites resolve names", users, "dns", "The sites ask this host's resolver."),
         ("sites read bounces", users, "imaps", "CiviCRM fetches bounces from the site's mailbox."),
         ("sites send mail", senders, "smtp", "Sites with mail_policy deliver, besides sendmail."),
+        ("sites submit mail", senders, "submission", "As above, with the site's login."),
     ]
     return [
         {"name": name, "direction": "out", "who": who, "where": ["loopback"], "service": service, "why": why}

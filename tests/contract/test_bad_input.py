@@ -149,6 +149,10 @@ MISTAKES: dict[str, tuple[Callable[[Installation], object], str]] = {
         lambda c: c.edit(SITES, "mail_policy", "mail_polcy", count=1),
         r"/inventory: civicrm_int_sites\[crm\]\.mail_polcy: did you mean mail_policy\?$",
     ),
+    "mail policy that is none": (
+        lambda c: c.edit(SITES, "mail_policy: catch", "mail_policy: drop", count=1),
+        r"/inventory: value of mail_policy must be one of: deliver, catch, hold, got: drop found in civicrm_int_sites$",
+    ),
     "key of a firewall's entry misspelt": (
         lambda c: c.write(
             "group_vars/all/firewall.yml",

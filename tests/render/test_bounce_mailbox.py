@@ -79,3 +79,20 @@ def test_a_full_mailbox_makes_mail_wait(dovecot):
     configuration = dovecot("etc/dovecot/dovecot-2.4.conf", bounce_mailbox_quota="500M")
     assert "storage_size = 500M" in configuration
     assert "quota_full_tempfail = yes" in configuration
+
+
+def test_what_a_site_tried_to_send_is_kept_apart_from_its_bounces(dovecot):
+    """The application empties the folder of new mail, and would take a caught newsletter for bounces (P12)."""
+    script = dovecot("etc/dovecot/sieve/delivery.sieve")
+    caught, other = script.split("} else {")
+    assert 'envelope :domain :matches "to" "*.caught.invalid"' in caught
+    assert 'fileinto :create "INBOX.Caught";' in caught
+    assert 'fileinto :create "INBOX";' in other
+
+
+def test_only_postfix_may_ask_for_a_password(dovecot):
+    assert "service auth" not in dovecot("etc/dovecot/dovecot-2.4.conf")
+    text = dovecot("etc/dovecot/dovecot-2.4.conf", bounce_mailbox_sasl_socket="/var/spool/postfix/private/dovecot-sasl")
+    service = text.split("unix_listener /var/spool/postfix/private/dovecot-sasl {", 1)[1].split("}", 1)[0]
+    assert "user = postfix" in service
+    assert "mode = 0600" in service

@@ -96,7 +96,12 @@ def test_what_comes_into_ext(network):
 def test_whom_ints_sites_reach(network):
     made = network("civicrm_int")
     assert made["firewall_confined_users"] == ["crm", "staging-crm"]
-    assert reach(made, "out", "crm") == {("dns", "loopback"), ("imaps", "loopback"), ("smtp", "loopback")}
+    assert reach(made, "out", "crm") == {
+        ("dns", "loopback"),
+        ("imaps", "loopback"),
+        ("smtp", "loopback"),
+        ("submission", "loopback"),
+    }
     assert reach(made, "out", "staging-crm") == {("dns", "loopback"), ("imaps", "loopback")}
     assert reach(made, "out", "www-data") == set()
 

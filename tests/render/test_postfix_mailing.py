@@ -29,6 +29,12 @@ GMAIL = {
     "rate_delay_seconds": 1,
     "tls_security_level": "encrypt",
 }
+TEST = STAGING | {
+    "name": "test-crm",
+    "user": "test-crm",
+    "mail_domain": "test.crm.example.org",
+    "mail_policy": "hold",
+}
 ORANGE = {"name": "orange", "domains": ["orange.fr"], "concurrency": 2}
 
 
@@ -47,6 +53,11 @@ def postfix(render):
                 "postfix_mailing_tls_key_file": "/etc/ssl/mail.key",
                 "postfix_mailing_sites": [CRM, STAGING],
                 "postfix_mailing_providers": [GMAIL, ORANGE],
+                "ansible_facts": {
+                    "distribution": "Debian",
+                    "distribution_major_version": "13",
+                    "getent_passwd": {"crm": ["x", "997"], "staging-crm": ["x", "996"], "test-crm": ["x", "995"]},
+                },
             }
             | variables,
         )
@@ -61,8 +72,113 @@ def parameters(text: str) -> dict[str, str]:
     return {name.strip(): value.strip() for name, value in pairs}
 
 
-def test_only_sites_that_deliver_may_submit(postfix):
-    assert parameters(postfix("etc/postfix/main.cf"))["authorized_submit_users"].split() == ["root", "crm"]
+def test_every_site_may_submit(postfix):
+    """A site whose mail is caught must not notice: sendmail's refusal would be a bounce in CiviCRM (P12)."""
+    assert set(parameters(postfix("etc/postfix/main.cf"))["authorized_submit_users"].split()) == {
+        "root",
+        "crm",
+        "staging-crm",
+    }
+
+
+def rules(text: str) -> list[tuple[re.Pattern[str], str]]:
+    """A pcre table as Postfix reads it: case does not count and a dot matches a line break."""
+    lines = re.findall(r"^/(.*)/ (.+)$", text, re.MULTILINE)
+    return [(re.compile(pattern, re.IGNORECASE | re.DOTALL), action) for pattern, action in lines]
+
+
+@pytest.mark.parametrize(
+    ("header", "diverted"),
+    [
+        ("Received: by int.example.org (Postfix, from userid 996)\n\tid 4jW; Fri", True),
+        ("Received: by int.example.org (Postfix, from userid 995)\n\tid 4jW; Fri", True),
+        ("Received: by int.example.org (Postfix, from userid 997)\n\tid 4jW; Fri", False),
+        ("Received: by int.example.org (Postfix, from userid 9961)\n\tid 4jW; Fri", False),
+        ("Received: from x (localhost [127.0.0.1])\n\t(Authenticated sender: test-crm)\n\tby int", True),
+        ("Received: from x (localhost [127.0.0.1])\n\t(Authenticated sender: crm)\n\tby int", False),
+        ("From: staging-crm@staging.crm.example.org", False),
+    ],
+)
+def test_mail_is_diverted_by_who_submits_it(postfix, header, diverted):
+    """The uid or the login, never an address (P12)."""
+    table = rules(postfix("etc/postfix/diverted.pcre", postfix_mailing_sites=[CRM, STAGING, TEST]))
+    found = [action for pattern, action in table if pattern.search(header)]
+    assert found == (["FILTER divert:submitted"] if diverted else [])
+
+
+def test_without_a_site_to_divert_nothing_is(postfix):
+    assert rules(postfix("etc/postfix/diverted.pcre", postfix_mailing_sites=[CRM])) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "action"),
+    [
+        ("catch@staging-crm.caught.invalid", "DUNNO"),
+        ("hold@test-crm.caught.invalid", "HOLD mail_policy of test-crm"),
+        ("hold@staging-crm.caught.invalid", "REJECT not an address of the diversion"),
+        ("catch@crm.caught.invalid", "REJECT not an address of the diversion"),
+        ("real@gmail.com", "REJECT not an address of the diversion"),
+    ],
+)
+def test_the_diversion_hands_over_nothing_but_catchers_addresses(postfix, address, action):
+    table = rules(postfix("etc/postfix/diverted_recipients.pcre", postfix_mailing_sites=[CRM, STAGING, TEST]))
+    assert next(action for pattern, action in table if pattern.search(address)) == action
+
+
+def test_a_login_is_served_by_the_policy_of_its_site(postfix):
+    lines = postfix("etc/postfix/logins", postfix_mailing_sites=[CRM, STAGING, TEST]).splitlines()
+    assert {"crm unless_mailing", "staging-crm FILTER divert:submitted", "test-crm FILTER divert:submitted"} <= set(
+        lines
+    )
+    master = postfix("etc/postfix/master.cf")
+    assert "inline:{ crm=OK, staging-crm=OK }, reject }" in master
+    assert "127.0.0.1:587" not in postfix("etc/postfix/master.cf", postfix_mailing_sites=[])
+
+
+@pytest.mark.parametrize(
+    ("sender", "action"),
+    [
+        ("civicrm+b.1.2.0123456789abcdef@crm.example.org", "DUNNO"),
+        ("info@crm.example.org", "FILTER divert:receipt"),
+        ("", None),
+        ("civicrm+u.1.2.0123456789abcdef@crm.example.org", "FILTER divert:receipt"),
+    ],
+)
+def test_a_receipt_is_what_does_not_bounce_to_a_mailing(postfix, sender, action):
+    """It takes a transport of its own, past what a mailing has queued (N24)."""
+    table = rules(postfix("etc/postfix/mailing_senders.pcre"))
+    assert next((action for pattern, action in table if pattern.search(sender)), None) == action
+
+
+@pytest.mark.parametrize(
+    ("recipient", "action"),
+    [
+        ("real@gmail.com", "FILTER receipts:"),
+        ("x@other.crm.example.org", "FILTER receipts:"),
+        ("root@int.example.org", "DUNNO"),
+        ("civicrm+u.1.2.0123456789abcdef@crm.example.org", "DUNNO"),
+    ],
+)
+def test_a_receipt_to_this_host_itself_stays_here(postfix, recipient, action):
+    """FILTER overrides aliases and mailboxes: by SMTP it would come back to us in a loop."""
+    table = rules(postfix("etc/postfix/receipts.pcre"))
+    assert next(action for pattern, action in table if pattern.search(recipient)) == action
+
+
+def test_no_header_can_send_a_message_past_the_diversion(postfix):
+    """Of several FILTER actions the last one wins: any that a message can cause must lead to what decides (P12)."""
+    main = postfix("etc/postfix/main.cf")
+    by_content = [*re.findall(r"FILTER (\S+?)}", main)]
+    for table in ("diverted.pcre", "submitted.pcre", "mailing_senders.pcre", "logins"):
+        by_content += re.findall(r"FILTER (\S+)", postfix(f"etc/postfix/{table}"))
+    assert by_content
+    assert {target.split(":")[0] for target in by_content} == {"divert"}
+
+
+def test_only_a_messages_own_headers_count(postfix):
+    """A bounce that comes in contains what it returns: that must neither hold nor divert it (S24)."""
+    main = parameters(postfix("etc/postfix/main.cf"))
+    assert main["nested_header_checks"] == main["mime_header_checks"] == ""
 
 
 def test_loopback_may_not_relay(postfix):
@@ -181,8 +297,10 @@ def test_the_switch_tells_submitted_mail_from_what_comes_in(postfix, header, kin
 
 def test_the_switch_is_the_last_of_the_header_checks(postfix):
     """A table before it may divert a message: held instead, it would be released undiverted."""
-    value = parameters(postfix("etc/postfix/main.cf"))["header_checks"]
-    assert value.endswith("pipemap:{pcre:/etc/postfix/submitted.pcre,hash:/etc/postfix/mailing_state}")
+    switch = "pipemap:{pcre:/etc/postfix/submitted.pcre,hash:/etc/postfix/mailing_state}"
+    assert parameters(postfix("etc/postfix/main.cf"))["header_checks"].endswith(switch)
+    tables = f"pcre:/etc/postfix/diverted.pcre, pcre:/etc/postfix/mailings.pcre, {switch}"
+    assert f"header_checks = {tables} }}\n" in postfix("etc/postfix/master.cf")
 
 
 MILTER = {"postfix_mailing_milters": ["unix:/run/opendkim/opendkim.sock"]}
@@ -191,17 +309,19 @@ MILTER = {"postfix_mailing_milters": ["unix:/run/opendkim/opendkim.sock"]}
 def test_milters_see_what_is_handed_in_and_nothing_from_the_world(postfix):
     """A signer that is down must not stop bounces from coming in, nor sign what strangers send (P1)."""
     main = parameters(postfix("etc/postfix/main.cf", **MILTER))
-    assert main["non_smtpd_milters"] == "unix:/run/opendkim/opendkim.sock"
+    assert main["non_smtpd_milters"].endswith(" unix:/run/opendkim/opendkim.sock")
     assert main["milter_default_action"] == "tempfail"
     assert "smtpd_milters" not in main
     assert main["smtpd_milter_maps"] == "cidr:/etc/postfix/milters.cidr"
+    master = postfix("etc/postfix/master.cf", **MILTER)
+    assert master.count("-o smtpd_milter_maps=\n") == 2, "what the diversion hands over was signed before"
     table = postfix("etc/postfix/milters.cidr", **MILTER, postfix_mailing_relay_clients=["10.77.0.12"])
     assert [line.split()[0] for line in table.splitlines() if not line.startswith("#")] == [
         "127.0.0.0/8",
         "::1",
         "10.77.0.12",
     ]
-    assert "non_smtpd_milters" not in parameters(postfix("etc/postfix/main.cf"))
+    assert "smtpd_milter_maps" not in parameters(postfix("etc/postfix/main.cf"))
 
 
 def headers_of(postfix, *lines: str, **variables) -> list[str]:
@@ -270,10 +390,3 @@ def test_google_is_told_mailing_and_site(postfix):
     line = BOUNCE.format("26d7b951968ebe4b")
     assert headers_of(postfix, line) == ["Feedback-ID: 12:crm:mailing:example", line]
     assert headers_of(postfix, line, postfix_mailing_feedback_sender="") == [line]
-
-
-def test_the_switch_of_mailings_is_asked_last(postfix):
-    tables = re.split(r", *(?![^{]*})", parameters(postfix("etc/postfix/main.cf"))["header_checks"])
-    assert tables[0] == "pcre:/etc/postfix/mailings.pcre"
-    assert tables[-1].startswith("pipemap:")
-    assert parameters(postfix("etc/postfix/main.cf"))["nested_header_checks"] == ""

@@ -227,9 +227,10 @@ def test_only_sites_that_deliver_reach_a_mail_server_on_loopback():
         "dns": ["crm", "staging-crm", "test-crm"],
         "imaps": ["crm", "staging-crm", "test-crm"],
         "smtp": ["crm"],
+        "submission": ["crm"],
     }
     assert all(entry["where"] == ["loopback"] for entry in entries)
-    assert "smtp" not in {e["service"] for e in sites.site_firewall_entries(LIVE[1:])}
+    assert not {"smtp", "submission"} & {e["service"] for e in sites.site_firewall_entries(LIVE[1:])}
     assert sites.site_firewall_entries([]) == []
 
 
