@@ -32,7 +32,18 @@ INVENTORY = {
     "civicrm_ext_front_door_sites": [],
     "civicrm_ext_api_sites": [{"name": "donate-api", "server_name": "donate-api.example.org"}],
 }
-USERS = ["root", "_apt", "postfix", "unbound", "systemd-timesync", "www-data", "crm", "staging-crm", "donate-api"]
+USERS = [
+    "root",
+    "_apt",
+    "postfix",
+    "unbound",
+    "systemd-timesync",
+    "www-data",
+    "crm",
+    "staging-crm",
+    "donate-api",
+    "one-click",
+]
 
 
 @pytest.fixture
