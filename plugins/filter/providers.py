@@ -32,7 +32,10 @@ def provider_problems(
     names of Postfix's own services.
     """
     problems = [f"postfix_mailing_back_off_texts: {problem}" for problem in _bad_patterns(texts)]
-    lifetime = int(queue_lifetime[:-1]) * UNITS[queue_lifetime[-1]]
+    written = re.fullmatch(r"([0-9]+)([smhdw])", queue_lifetime)
+    if not written:
+        return [f"postfix_mailing_queue_lifetime: '{queue_lifetime}' must be a time such as 5d"]
+    lifetime = int(written[1]) * UNITS[written[2]]
     for provider in providers:
         named = f"postfix_mailing_providers[{provider['name']}]: "
         problems += [named + problem for problem in _entry_problems(provider, reserved)]

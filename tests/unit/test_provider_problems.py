@@ -90,6 +90,10 @@ def test_a_mailing_that_cannot_leave_in_time_is_refused_with_its_figures(problem
     assert problems(ORANGE, recipients=120_000, lifetime="2w") == []
 
 
+def test_a_lifetime_that_is_none_is_said_so(problems):
+    assert problems(ORANGE, lifetime="5 days") == ["postfix_mailing_queue_lifetime: '5 days' must be a time such as 5d"]
+
+
 def test_a_common_text_that_is_no_pattern_is_refused(problems):
     (problem,) = problems(GMAIL, texts=["["])
     assert problem.startswith("postfix_mailing_back_off_texts: '[' is no regular expression")
