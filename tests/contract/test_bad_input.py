@@ -121,6 +121,7 @@ def good(tmp_path_factory) -> Installation:
 
 SITES = "group_vars/all/sites.yml"
 PEOPLE = "group_vars/all/people.yml"
+PROVIDERS = "group_vars/civicrm_int/postfix_mailing.yml"
 
 
 def name_of_second_site(name: str) -> Callable[[Installation], None]:
@@ -239,6 +240,27 @@ MISTAKES: dict[str, tuple[Callable[[Installation], object], str]] = {
             or (c.inventory / "host_vars/crm-int-01.yml").unlink()
         ),
         r"^ipsec_endpoints has no entry for crm-int-02, .*: add its addresses, or remove the host$",
+    ),
+    "provider without a budget": (
+        lambda c: c.edit(PROVIDERS, "budget_per_second: 4", "budget_per_second: 0"),
+        r"/inventory: postfix_mailing_providers\[gmail\]: budget_per_second 0 must be above 0; to stop it use .*hold$",
+    ),
+    "domain at two providers": (
+        lambda c: c.edit(PROVIDERS, r"\[orange\.test\]", "[orange.test, gmail.test]"),
+        r"/inventory: postfix_mailing_providers: domain 'gmail\.test' stands at gmail and orange; leave it to one$",
+    ),
+    "mail servers of two providers": (
+        lambda c: c.edit(PROVIDERS, r"\[mx\.orange\.test\]", "[gmail.test]"),
+        r"/inventory: postfix_mailing_providers: mx_suffixes 'mx\.gmail\.test' of gmail and 'gmail\.test' of orange",
+    ),
+    "provider named like a service of Postfix": (
+        lambda c: c.edit(PROVIDERS, "name: gmail", "name: relay"),
+        r"/inventory: postfix_mailing_providers\[relay\]: 'relay' is a service of Postfix itself; take another name$",
+    ),
+    "mailing that cannot leave in time": (
+        lambda c: c.write(PROVIDERS, "postfix_mailing_largest_mailing_recipients: 300000\n"),
+        r"/inventory: postfix_mailing_providers\[orange\]: 300,000 recipients take 167 h at 0\.5 a second, and after "
+        r"120 h they bounce \(postfix_mailing_queue_lifetime\): raise the budget or send less$",
     ),
     "groups misspelt": (
         lambda c: c.edit("hosts.yml", r"civicrm_(int|ext):", r"civi_crm_\1:"),

@@ -6,6 +6,7 @@ import re
 
 import pytest
 from contract_addresses import NONE, READ_ONLY, TODAY
+from loading import load
 from mail_tools import address_contract
 from mail_tools.address_contract import Generation, Verb
 
@@ -25,9 +26,11 @@ STAGING = CRM | {
 GMAIL = {
     "name": "gmail",
     "domains": ["gmail.com", "googlemail.com"],
-    "concurrency": 5,
-    "rate_delay_seconds": 1,
+    "mx_suffixes": ["google.com"],
+    "budget_per_second": 4.5,
+    "connections": 5,
     "tls_security_level": "encrypt",
+    "messages_per_connection": 20,
 }
 TEST = STAGING | {
     "name": "test-crm",
@@ -35,7 +38,7 @@ TEST = STAGING | {
     "mail_domain": "test.crm.example.org",
     "mail_policy": "hold",
 }
-ORANGE = {"name": "orange", "domains": ["orange.fr"], "concurrency": 2}
+ORANGE = {"name": "orange", "domains": ["orange.fr"], "budget_per_second": 0.2, "connections": 2, "back_off": ["OFR_"]}
 
 
 @pytest.fixture
@@ -192,13 +195,12 @@ def test_the_local_part_is_never_split(postfix):
     assert parameters(postfix("etc/postfix/main.cf"))["recipient_delimiter"] == ""
 
 
-def test_a_providers_budget_stands_once_for_all_its_domains(postfix):
+def test_no_transport_has_a_delay_of_postfix(postfix):
+    """A delay would make the pace hang on how fast the provider answers, with one connection at a time (S14)."""
     main = parameters(postfix("etc/postfix/main.cf"))
-    assert main["gmail_transport_rate_delay"] == "1s"
     assert main["gmail_destination_concurrency_limit"] == "5"
     assert int(main["gmail_destination_concurrency_failed_cohort_limit"]) >= 10
-    assert main["orange_transport_rate_delay"] == "0s"
-    assert not [name for name in main if name.endswith("destination_rate_delay")]
+    assert not [name for name in main if name.endswith("rate_delay")]
 
 
 def test_each_provider_is_a_transport_with_its_own_name_in_the_log(postfix):
@@ -207,8 +209,50 @@ def test_each_provider_is_a_transport_with_its_own_name_in_the_log(postfix):
     assert all(len(service) == 8 for service in services)
     gmail = next(service for service in services if service[0] == "gmail")
     assert gmail[6:] == ["5", "smtp"]
-    assert master.count("-o syslog_name=postfix-gmail\n    -o smtp_tls_security_level=encrypt\n") == 1
-    assert master.count("-o syslog_name=postfix-orange\n") == 1
+    options = master.split("\ngmail ", 1)[1].split("\norange ", 1)
+    assert "-o syslog_name=postfix-gmail\n" in options[0]
+    assert "-o smtp_tls_security_level=encrypt" in options[0]
+    assert "-o smtp_connection_reuse_count_limit=20\n" in options[0]
+    assert "-o syslog_name=postfix-orange\n" in options[1]
+    assert "smtp_tls_security_level" not in options[1]
+
+
+def test_each_providers_deliveries_ask_for_their_own_turn(postfix):
+    """One table per provider, none for the others; the socket is the one that systemd holds (S14)."""
+    master = postfix("etc/postfix/master.cf")
+    asked = re.findall(
+        r"^([a-z]+) .*smtp\n(?:    -o .*\n)*?    -o smtp_connection_cache_destinations=(\S+)$", master, re.M
+    )
+    assert asked == [(name, f"socketmap:unix:/run/postfix-pace/socket:{name}") for name in ("gmail", "orange")]
+    socket = postfix("etc/systemd/system/postfix-pace.socket")
+    assert "ListenStream=/run/postfix-pace/socket\n" in socket
+    assert "Requires=postfix-pace.socket\n" in postfix("etc/systemd/system/postfix.service.d/restart.conf")
+
+
+def test_the_budget_is_one_variable(postfix, tmp_path):
+    """The table that the pace reads holds the new figure, and nothing of Postfix's own files has changed (S14)."""
+    pace = load("roles/postfix_mailing/files/usr/local/sbin/postfix-pace")
+    changed = {"postfix_mailing_providers": [GMAIL | {"budget_per_second": 0.25}, ORANGE]}
+    for name, budget in (
+        (postfix("etc/postfix/providers.json"), 4.5),
+        (postfix("etc/postfix/providers.json", **changed), 0.25),
+    ):
+        (tmp_path / "providers.json").write_text(name)
+        table = pace.load_table(tmp_path / "providers.json")
+        assert table.providers["gmail"].budget == budget
+        assert table.providers["orange"].pattern.search("450 OFR_506 later")
+        assert not table.providers["gmail"].pattern.search("450 OFR_506 later")
+    for file in ("main.cf", "master.cf", "transport"):
+        assert postfix(f"etc/postfix/{file}") == postfix(f"etc/postfix/{file}", **changed)
+
+
+def test_hosted_domains_go_by_a_table_that_forgets_removed_providers(postfix):
+    """A transport that is gone would leave its hosted domains' mail in the queue until it bounces (N1)."""
+    assert parameters(postfix("etc/postfix/main.cf"))["transport_maps"].endswith(
+        "pipemap:{hash:/etc/postfix/hosted_domains,texthash:/etc/postfix/provider_transports}"
+    )
+    lines = [line for line in postfix("etc/postfix/provider_transports").splitlines() if not line.startswith("#")]
+    assert lines == ["gmail gmail:", "orange orange:"]
 
 
 def test_examined_addresses_get_a_copy_that_cannot_bounce_to_the_reporter(postfix):

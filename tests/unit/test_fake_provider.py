@@ -285,3 +285,96 @@ def test_an_unknown_provider_is_an_error(tool, tmp_path, capsys):
     assert tool.main(["--config-directory", str(tmp_path), "ledger"]) == 1
     assert tool.main(["--config-directory", str(tmp_path), "clear", "--provider", "none"]) == 1
     assert "none.json" in capsys.readouterr().err
+
+
+# Moods
+
+
+@pytest.fixture
+def set_mood(tool, write, tmp_path, monkeypatch):
+    """A function (arguments...) -> provider that has read its new mood, as the service would."""
+
+    def _set(*arguments: str, name: str = "refusing"):
+        provider = started(tool, write(name))
+
+        def reloaded(argv: list[str], **_: object) -> SimpleNamespace:
+            assert argv == ["systemctl", "reload", f"fake-provider@{name}.service"]
+            provider.reload(tmp_path / f"{name}.json")
+            return SimpleNamespace(returncode=0, stderr="")
+
+        monkeypatch.setattr(tool.subprocess, "run", reloaded)
+        assert tool.main(["--config-directory", str(tmp_path), "mood", name, *arguments]) == 0
+        return provider
+
+    return _set
+
+
+def test_a_mood_is_set_while_the_provider_runs_and_ends_by_the_same_command(tool, set_mood, tmp_path):
+    """An operator trains with one command (N20)."""
+    assert set_mood("angry", name="gmail").decide("a@refusing.test").startswith("421 4.7.28 ")
+    assert set_mood("angry", name="yahoo").decide("a@refusing.test").startswith("421 4.7.0 [TSS04]")
+    assert set_mood("blocked").decide("a@refusing.test").startswith("550 5.7.1 ")
+    assert set_mood("busy").decide("a@refusing.test").startswith("450 4.2.1 ")
+    # It outlives a restart of the service and a converge, which writes the configuration only.
+    again = started(tool, tmp_path / "refusing.json")
+    assert again.decide("a@refusing.test").startswith("450 4.2.1 ")
+    normal = set_mood("normal")
+    assert normal.decide("a@refusing.test") is None
+    assert normal.decide("nobody@refusing.test").startswith("550 5.1.1 ")
+    assert not normal.store.mood.exists()
+
+
+def test_no_mood_touches_postmaster_or_takes_mail_for_others(set_mood):
+    provider = set_mood("blocked")
+    assert provider.decide("postmaster@refusing.test") is None
+    assert provider.decide("a@elsewhere.test").startswith("554 5.7.1 ")
+
+
+def test_a_mood_takes_an_own_text_delay_and_limits(set_mood, tmp_path, tool, capsys):
+    options = ["--reply", "452 4.2.2 Full", "--answer-delay", "0.5", "--tarpit", "2", "--connections", "3"]
+    provider = set_mood("busy", *options)
+    assert provider.decide("a@refusing.test") == "452 4.2.2 Full"
+    assert (provider.mood.answer_delay_seconds, provider.mood.tarpit_seconds) == (0.5, 2.0)
+    assert provider.mood.connection_limit == 3
+    capsys.readouterr()
+    assert tool.main(["--config-directory", str(tmp_path), "mood", "show"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("refusing: busy ")
+    assert "reply='452 4.2.2 Full'" in shown
+    assert "connection_limit=3" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["refusing", "furious"], "no mood 'furious': there is normal, slow, angry"),
+        (["refusing", "busy", "--reply", "later"], "must be one line such as"),
+        (["refusing", "busy", "--reply", "250 fine"], "must be one line such as"),
+        (["refusing", "slow", "--answer-delay", "-1"], "answer_delay_seconds must be a number from 0 to 600"),
+        (["none", "slow"], "none.json"),
+    ],
+)
+def test_a_wrong_mood_changes_nothing(tool, write, tmp_path, capsys, arguments, says):
+    provider = started(tool, write())
+    assert tool.main(["--config-directory", str(tmp_path), "mood", *arguments]) == 1
+    assert says in capsys.readouterr().err
+    assert not provider.store.mood.exists()
+
+
+def test_every_mood_of_the_help_exists(tool):
+    for name in tool.MOODS:
+        assert tool.mood(name, "gmail").name == name
+
+
+def test_421_ends_the_connection(tool, set_mood):
+    provider, closed = set_mood("angry"), []
+    server = SimpleNamespace(transport=SimpleNamespace(close=lambda: closed.append(True)))
+
+    async def refuse() -> str:
+        reply = await provider.handle_RCPT(server, session(), envelope(), "a@refusing.test", [])
+        await asyncio.sleep(0.1)
+        return reply
+
+    assert asyncio.run(refuse()).startswith("421 ")
+    assert closed == [True]
+    assert [line["reply"][:3] for line in provider.store.read()] == ["421"]

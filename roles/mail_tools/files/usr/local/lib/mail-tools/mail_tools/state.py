@@ -127,16 +127,20 @@ def write_switch(where: Instance, content: dict[str, str]) -> bool:
     found = SWITCH.search(where.parameter("header_checks"))
     if not found:
         return False
-    kind, target = found[1], Path(found[2])
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".mailing_state-") as scratch:
+    replace_table(where, found[1], Path(found[2]), "".join(f"{key} {action}\n" for key, action in content.items()))
+    return True
+
+
+def replace_table(where: Instance, kind: str, target: Path, text: str) -> None:
+    """Compile a table aside and put it in the place of the one in use: Postfix never sees half of it."""
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
         source = Path(scratch) / target.name
-        source.write_text("".join(f"{key} {action}\n" for key, action in content.items()))
+        source.write_text(text)
         source.chmod(0o644)
         where.command("postmap", f"{kind}:{source}")
         # The text goes last: a table older than its text makes Postfix warn.
         for file in sorted(source.parent.iterdir(), reverse=True):
             file.replace(target.parent / file.name)
-    return True
 
 
 def switch_is(where: Instance, content: dict[str, str]) -> bool:
