@@ -140,7 +140,7 @@ def dns_mail_domains(sites: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def delivering_domains(sites: list[dict[str, Any]]) -> list[str]:
-    """Return the mail domains of live sites that deliver. A broken entry is passed over: the preflight says better what."""
+    """Return the mail domains of live sites that deliver. A broken entry is left to the preflight."""
     live = [s for s in sites if s.get("state", "live") == "live" and s.get("mail_policy") == "deliver"]
     return [domain for s in live if (domain := s.get("mail_domain", s.get("server_name")))]
 
