@@ -139,6 +139,12 @@ def dns_mail_domains(sites: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"name": s["mail_domain"], "sends": s["mail_policy"] == "deliver"} for s in sites]
 
 
+def delivering_domains(sites: list[dict[str, Any]]) -> list[str]:
+    """Return the mail domains of live sites that deliver. A broken entry is left to the preflight."""
+    live = [s for s in sites if s.get("state", "live") == "live" and s.get("mail_policy") == "deliver"]
+    return [domain for s in live if (domain := s.get("mail_domain", s.get("server_name")))]
+
+
 def dns_aliases(sites: list[dict[str, Any]], host: str) -> dict[str, str]:
     """Return {server_name: host} for all sites but retired ones: a certificate needs the name before go-live."""
     return {s["server_name"]: host for s in sites if s.get("state") != "retired"}
@@ -199,6 +205,7 @@ class FilterModule:
         return {
             "dns_records": dns_records,
             "dns_mail_domains": dns_mail_domains,
+            "delivering_domains": delivering_domains,
             "dns_aliases": dns_aliases,
             "dns_text": dns_text,
             "dns_zone": dns_zone,

@@ -159,3 +159,14 @@ def test_sites_become_domains_and_names():
     ]
     gone = {"server_name": "c.example.org", "state": "retired"}
     assert dns.dns_aliases([*sites, gone], EXT) == {"a.example.org": EXT, "b.example.org": EXT}
+
+
+def test_only_sites_that_deliver_are_signed_for_and_a_broken_entry_is_left_to_the_preflight():
+    sites = [
+        {"server_name": "a.example.org", "mail_policy": "deliver"},
+        {"server_name": "b.example.org", "mail_policy": "deliver", "mail_domain": "m.example.org"},
+        {"server_name": "c.example.org", "mail_policy": "catch"},
+        {"server_name": "d.example.org", "mail_policy": "deliver", "state": "planned"},
+        {"server_name": "e.example.org", "mail_polcy": "deliver"},
+    ]
+    assert dns.delivering_domains(sites) == ["a.example.org", "m.example.org"]
