@@ -305,6 +305,19 @@ def test_mail_starts_the_unit_that_the_timer_starts(render):
     assert f"Unit={item['unit']}-at-once.service\n" in path
 
 
+def test_whoever_stops_the_timer_stops_what_starts_the_job_at_once(render):
+    """A deployment and a restore stop timers: no job may run into an upgrade, and all is back afterwards."""
+    live = sites.live_sites([SITE])
+    (item,) = sites.site_fetches(live, sites.site_jobs(live, [{"name": "fetch_bounces", "on_calendar": "*:0/5"}]), True)
+    for kind in ("path", "service"):
+        assert f"PartOf={item['unit']}.timer\n" in render(
+            "civicrm_int", f"etc/systemd/system/civicrm-at-once.{kind}", item=item
+        )
+    assert f"WantedBy={item['unit']}.timer" in render(
+        "civicrm_int", "etc/systemd/system/civicrm-at-once.path", item=item
+    )
+
+
 @pytest.mark.parametrize(
     ("host", "site", "watched"),
     [
