@@ -63,7 +63,8 @@ def caught(crm_int, site: str, to: str) -> list[str]:
     """Headers of what the site's catcher holds for an original recipient."""
     query = f"mailbox INBOX.Caught header X-Original-To {to}"
     out = crm_int.run(f"doveadm fetch -u {site} hdr {query}").stdout
-    return [part for part in out.split("hdr:\n") if part.strip()]
+    # Dovecot finds parts of an address as well.
+    return [part for part in out.split("hdr:\n") if f"X-Original-To: {to}\n" in part]
 
 
 def held(crm_int, text: str) -> list[dict]:

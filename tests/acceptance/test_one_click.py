@@ -95,9 +95,13 @@ def test_while_the_link_is_down_it_is_accepted_and_applied_later(browse, crm_int
     finally:
         crm_ext.check_output("systemctl start strongswan.service")
     eventually(lambda: "INSTALLED" in crm_ext.run("swanctl --list-sas").stdout, within=30)
-    # Postfix would try again by itself within minutes.
-    crm_ext.check_output("postqueue -f")
-    eventually(lambda: gone(crm_int, person), within=60, every=2)
+
+    def applied() -> bool:
+        # Postfix would try again by itself within minutes.
+        crm_ext.check_output("postqueue -f")
+        return gone(crm_int, person)
+
+    eventually(applied, within=60, every=2)
 
 
 @pytest.mark.mutates

@@ -24,8 +24,9 @@ path.write_text(json.dumps(table))
 
 
 def send(crm_int: Host, *addresses: str) -> None:
-    """Hand in one message for each address, with the null sender: nobody gets a bounce."""
-    each = "printf 'Subject: budget\\n\\nHello\\n' | sendmail -f '<>' -- \"$to\" || exit 1"
+    """Hand in one message of a mailing for each address, with the null sender: nobody gets a bounce."""
+    head = "From: crm@crm.torproject.test\\nPrecedence: bulk\\nSubject: budget"
+    each = f"printf '{head}\\n\\nHello\\n' | sendmail -f '<>' -- \"$to\" || exit 1"
     crm_int.check_output(f"for to in {' '.join(addresses)}; do {each}; done")
 
 

@@ -20,7 +20,7 @@ def pickup(uid: int, host: str = "int.example.org") -> str:
     return f"Received: by {host} (Postfix, from userid {uid})\n\tid 4jWKRG0fdJzWSbn; Fri, 20 Nov 2026 15:45:14 +0000\n"
 
 
-SIGNED = "DKIM-Signature: v=1; d=example.org;\n\tb=abc\n"
+SIGNED = "Authentication-Results: int.example.org; dkim=none\nDKIM-Signature: v=1; d=example.org;\n\tb=abc\n"
 
 
 def login(name: str, helo: str = "crm") -> str:
@@ -76,7 +76,9 @@ REST = "Subject: x\n\nReceived: by int.example.org (Postfix, from userid 2002)\n
         (pickup(2001) + pickup(2002), ("submitted", "a@gmail.test", "real@world.test")),
         (login("crm", "(Authenticated sender: staging-crm)"), ("submitted", "a@gmail.test", "real@world.test")),
     ],
-    ids=["catch", "hold", "login", "as crm", "as hold", "as requeued", "requeued", "login requeued", "signed", "signed again", "crm", "helo"],
+    ids=["catch", "hold", "login", "as crm", "as hold", "as requeued", "requeued", "login requeued",
+         "signed", "signed again",
+         "crm", "helo"],
 )  # fmt: skip
 def test_only_the_first_line_of_this_postfix_tells_who_submitted(handed, head, goes):
     """A forged Received line changes nothing, and neither does a requeue, which adds a line on top (P12)."""
