@@ -69,7 +69,7 @@ def test_a_complaint_opts_the_person_out_and_reaches_the_human(crm_int, world, m
     assert contact(crm_int, person)["on_hold"] is False
     assert contact(crm_int, other)["is_opt_out"] is False
     opt_out = found[0]["persons"][0]["opt_out"]
-    assert crm_int.check_output(f"grep -c 'to=<{opt_out}>.*status=sent' /var/log/mail.log") == "1"
+    assert crm_int.check_output(f"grep -c '/lmtp.*to=<{opt_out}>.*status=sent' /var/log/mail.log") == "1"
 
 
 def quoted(text: str) -> str:

@@ -141,14 +141,3 @@ def test_a_job_that_fails_is_a_failed_unit(crm_int):
         crm_int.check_output("systemctl start mariadb.service")
     for job in ("fetch-bounces", "process-mailing"):
         run_job(crm_int, job)
-
-
-@pytest.mark.mutates
-def test_staging_cannot_send(crm_int):
-    """The first form of the mail policy: a site that is not for real people may not submit mail at all."""
-    done = crm_int.run(
-        "printf 'Subject: x\\n\\nx\\n' | "
-        "runuser -u staging-crm -- /usr/sbin/sendmail -f a@crm.torproject.test ada@accepting.test"
-    )
-    assert done.rc != 0
-    assert "not allowed" in done.stderr + done.stdout or done.rc == 69

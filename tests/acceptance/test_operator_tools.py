@@ -289,7 +289,8 @@ def test_a_trace_follows_the_bounce(batch, eventually):
     recipient = "nobody@refusing.test"
     message_id = f"{batch.job}-bounce@tools.test"
     batch.host.check_output(
-        f"printf 'Subject: x\\nMessage-ID: <{message_id}>\\n\\nx\\n' | /usr/sbin/sendmail -f root {recipient}"
+        f"printf 'Subject: x\\nPrecedence: bulk\\nMessage-ID: <{message_id}>\\n\\nx\\n' | "
+        f"/usr/sbin/sendmail -f root {recipient}"
     )
 
     def groups() -> list[dict]:
