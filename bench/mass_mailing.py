@@ -200,10 +200,10 @@ def cost(bench: Bench) -> list[str]:
         bench.freeze(True)
         try:
             parked = bench.park(host, {bench.fast: n})
-            middle = host.cpu()
+            middle, early = host.cpu(), bench.sunk()["count"] - at
         finally:
+            start = time.time()
             bench.freeze(False)
-        start = time.time()
         found = bench.sunk(at + n, 60 + n / 20)
         after = host.cpu()
         if found["count"] < at + n:
@@ -213,7 +213,7 @@ def cost(bench: Bench) -> list[str]:
         each = (after - before) / n * 1e3
         first.setdefault(host.label, each)
         rows.append(
-            [host.label, f"{n}", f"{n / parked['seconds']:.0f}", f"{n / (found['last'] - start):.0f}",
+            [host.label, f"{n}", f"{n / parked['seconds']:.0f}", f"{(n - early) / (found['last'] - start):.0f}",
              f"{(middle - before) / n * 1e3:.2f}", f"{each:.2f}", f"{each / first[host.label]:.2f}"]
         )  # fmt: skip
         print(f"bench: {rows[-1]}", flush=True)
@@ -311,7 +311,7 @@ def head_of_line(bench: Bench) -> list[str]:
             after = active(host, min(backlog, limit))
             at = bench.sunk()["count"]
             done = host.inject({bench.fast: n}, parallel=4)
-            found = bench.sunk(at + n, 10 * n / free + 10)
+            found = bench.sunk(at + n, 5 * n / free + 10)
             end = found["last"] if found["count"] >= at + n else time.time()
             behind = (found["count"] - at) / (end - done["start"])
             rows.append([host.label, f"{limit}", f"{backlog}", f"{free:.0f}", f"{behind:.1f}", f"{behind / free:.2f}"])
