@@ -230,7 +230,7 @@ def trace(given: dict[str, Any]) -> dict[str, Any]:
             "a recipient": f"u{half}@gmail.test",
         }
         found = {name: timed("postfix-trace", "--log", str(path), key) for name, key in keys.items()}
-        grep = timed("grep", "-F", keys["a recipient"], str(path))
+        grep = timed("grep", "-c", "-F", keys["a recipient"], str(path))
     finally:
         path.unlink(missing_ok=True)
     return {"ours": found, "grep": grep}
