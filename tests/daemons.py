@@ -1,9 +1,6 @@
-"""Kill a daemon as the kernel does when memory runs out, and wait until it is back."""
+"""Kill a daemon as the kernel does when memory runs out, and see whether it is back."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
 
 from testinfra.host import Host
 
@@ -16,8 +13,13 @@ def main_pid(host: Host, unit: str) -> str:
     return host.check_output(f"systemctl show -p MainPID --value {unit}.service")
 
 
-def kill(host: Host, unit: str, eventually: Callable[..., Any]) -> None:
-    """SIGKILL the main process of a unit; return when another one has taken its place."""
+def kill(host: Host, unit: str) -> str:
+    """SIGKILL the main process of a unit and return its process ID."""
     pid = main_pid(host, unit)
     host.check_output(f"kill -KILL {pid}")
-    eventually(lambda: main_pid(host, unit) not in (pid, "", "0") and host.service(f"{unit}.service").is_running)
+    return pid
+
+
+def is_back(host: Host, unit: str, killed: str) -> bool:
+    """Tell whether another process has taken the place of the killed one."""
+    return main_pid(host, unit) not in (killed, "", "0") and host.service(f"{unit}.service").is_running

@@ -10,7 +10,7 @@ import re
 import time
 
 import pytest
-from daemons import kill
+from daemons import is_back, kill
 from newsletters import folder_counts
 
 STAGING = "staging.crm.torproject.test"
@@ -243,6 +243,7 @@ def test_dovecot_killed_in_a_storm_loses_nothing(crm_int, world, clean, eventual
 @pytest.mark.parametrize("unit", ["dovecot", "postfix", "mtail"])
 def test_a_killed_daemon_comes_back(crm_int, eventually, unit):
     """Untouched, Debian leaves Postfix and Dovecot dead after a SIGKILL."""
-    kill(crm_int, unit, eventually)
+    killed = kill(crm_int, unit)
+    eventually(lambda: is_back(crm_int, unit, killed))
     if unit == "postfix":
         eventually(lambda: crm_int.run("bash -c 'exec 3<>/dev/tcp/127.0.0.1/25; head -c 3 <&3'").stdout == "220")

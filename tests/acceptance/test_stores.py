@@ -1,7 +1,7 @@
 """What the stores keep and from whom: MariaDB and Redis (S6, the first form of S7)."""
 
 import pytest
-from daemons import kill
+from daemons import is_back, kill
 
 SITES = {"crm": "crm", "staging-crm": "staging_crm", "test-crm": "test_crm"}
 
@@ -90,4 +90,5 @@ def test_each_sites_cache_is_for_its_own_group(crm_int):
 @pytest.mark.parametrize("unit", ["mariadb", "redis-server@queue", "redis-server@cache-crm"])
 def test_a_killed_store_comes_back(crm_int, eventually, unit):
     """Nobody has to be woken up for it."""
-    kill(crm_int, unit, eventually)
+    killed = kill(crm_int, unit)
+    eventually(lambda: is_back(crm_int, unit, killed))

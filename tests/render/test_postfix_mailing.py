@@ -183,3 +183,10 @@ def test_the_switch_is_the_last_of_the_header_checks(postfix):
     """A table before it may divert a message: held instead, it would be released undiverted."""
     value = parameters(postfix("etc/postfix/main.cf"))["header_checks"]
     assert value.endswith("pipemap:{pcre:/etc/postfix/submitted.pcre,hash:/etc/postfix/mailing_state}")
+
+
+def test_systemd_sees_that_the_master_was_killed(render):
+    """Debian 12's unit forbids systemd to guess the master: it would call Postfix running without it."""
+    name = "etc/systemd/system/postfix.service.d/restart.conf"
+    assert "\nPIDFile=/var/spool/postfix/pid/master.pid\n" in render("postfix_mailing", name, distribution="Debian-12")
+    assert "PIDFile" not in render("postfix_mailing", name)
