@@ -247,3 +247,16 @@ def test_a_killed_daemon_comes_back(crm_int, eventually, unit):
     eventually(lambda: is_back(crm_int, unit, killed))
     if unit == "postfix":
         eventually(lambda: crm_int.run("bash -c 'exec 3<>/dev/tcp/127.0.0.1/25; head -c 3 <&3'").stdout == "220")
+
+
+@pytest.mark.mutates
+def test_a_killed_postfix_comes_back_though_a_session_is_open(crm_int, eventually):
+    """Its children outlive it for minutes: systemd must not take them for Postfix."""
+    session = "exec 3<>/dev/tcp/127.0.0.1/25; head -c 3 <&3; sleep 100"
+    crm_int.check_output(f"systemd-run --unit open-session bash -c '{session}'")
+    try:
+        eventually(lambda: crm_int.run("pgrep -x smtpd").rc == 0)
+        killed = kill(crm_int, "postfix")
+        eventually(lambda: is_back(crm_int, "postfix", killed))
+    finally:
+        crm_int.run("systemctl stop open-session.service")
