@@ -7,7 +7,7 @@ HOST ?= crm-int-01
 
 LAB := lab/bin/launch
 # Scenarios of `make test`, in this order; the first leaves its hosts to those after it.
-SCENARIOS := default kernel_esp rebuild native_php
+SCENARIOS := default kernel_esp rebuild native_php debian12
 
 # What `make bench` runs; the first leaves a running lab to the others.
 BENCHMARKS := converge private_link front_door mass_mailing

@@ -134,6 +134,7 @@ def test_three_sent_two_deferred_one_bounced(crm_int, eventually):
         )
 
 
+@pytest.mark.whole_lab
 def test_the_metrics_are_for_monitoring_alone(crm_int, crm_ext, ops, world):
     """Not reachable from outside, nor from the other host; ops reads them through the tunnel (S19)."""
     assert "postfix_smtp_deliveries" in ops.check_output("curl -s --max-time 10 http://10.77.0.11:3903/metrics")
@@ -142,6 +143,7 @@ def test_the_metrics_are_for_monitoring_alone(crm_int, crm_ext, ops, world):
     assert crm_ext.run("curl -s --max-time 3 http://10.77.0.11:3903/metrics").rc != 0
 
 
+@pytest.mark.whole_lab
 @pytest.mark.parametrize(("name", "inner"), [("crm_int", "10.77.0.11"), ("crm_ext", "10.77.0.12")])
 def test_the_hosts_metrics_are_read_from_ops_and_from_nowhere_else(request, ops, world, eventually, name, inner):
     """Prometheus comes through the tunnel; a file that a job left is among what it reads. The world gets no answer."""

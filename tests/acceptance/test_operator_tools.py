@@ -196,6 +196,7 @@ def test_panic_under_load_and_resume(batch, crm_int, world, eventually):
         crm_int.run(f"systemctl stop tools-submit.service; postsuper -d {theirs}")
 
 
+@pytest.mark.whole_lab
 def test_off_sends_nothing_survives_a_converge_and_shows(batch, crm_int, world, playbook, eventually):
     """A mailing that is due stays in CiviCRM, one that is queued stays in Postfix, a receipt goes (S18)."""
     run = f"off-{batch.job}"

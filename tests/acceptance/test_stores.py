@@ -1,6 +1,7 @@
 """What the stores keep and from whom: MariaDB and Redis (S6, the first form of S7)."""
 
 import pytest
+from daemons import is_back, kill
 
 SITES = {"crm": "crm", "staging-crm": "staging_crm", "test-crm": "test_crm"}
 
@@ -83,3 +84,11 @@ def test_each_sites_cache_is_for_its_own_group(crm_int):
         for user in SITES:
             done = crm_int.run(f"runuser -u {user} -- redis-cli -s /run/redis-cache-{owner}/redis.sock ping 2>&1")
             assert (done.stdout.strip() == "PONG") is (user == owner), (user, owner, done.stdout)
+
+
+@pytest.mark.mutates
+@pytest.mark.parametrize("unit", ["mariadb", "redis-server@queue", "redis-server@cache-crm"])
+def test_a_killed_store_comes_back(crm_int, eventually, unit):
+    """Nobody has to be woken up for it."""
+    killed = kill(crm_int, unit)
+    eventually(lambda: is_back(crm_int, unit, killed))

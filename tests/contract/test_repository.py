@@ -199,3 +199,13 @@ def test_pins_cover_what_is_required():
         line.strip().lower() for line in (ROOT / "requirements.txt").read_text().splitlines() if line and line[0] != "#"
     }
     assert required <= pinned
+
+
+@pytest.mark.parametrize("scenario", sorted(ROOT.glob("molecule/*/molecule.yml")), ids=lambda path: path.parent.name)
+def test_every_test_file_that_a_scenario_names_is_there(scenario):
+    """Molecule passes over one that is not there, and is content with no test at all."""
+    verifier = yaml.safe_load(scenario.read_text()).get("verifier", {})
+    own = scenario.parent / "tests"
+    assert "directory" not in verifier or list(own.glob("test_*.py"))
+    for name in verifier.get("additional_files_or_dirs", []):
+        assert (own / name).is_file(), name

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+import re
+from pathlib import Path
 
+import pytest
+import yaml
+
+ROLE = Path(__file__).resolve().parents[2] / "roles" / "bounce_mailbox"
 HASH = "{SHA512-CRYPT}$6$salt$hash"
 
 
@@ -47,22 +52,58 @@ def test_every_domain_leads_to_one_mailbox_and_to_no_login(dovecot):
     assert domains["old.example.org"][7] == "userdb_user=crm"
     assert domains["old.example.org"][5] == "/srv/mail/crm"
     assert all(entry[1] == "" for entry in domains.values())
-    configuration = dovecot("etc/dovecot/dovecot-2.4.conf")
-    passdb = configuration.split("passdb ", 1)[1].split("}", 1)[0]
+
+
+# Dovecot's language differs by release; the mailboxes do not.
+RELEASES = ["2.3", "2.4"]
+CLEARTEXT = {"2.3": "\ndisable_plaintext_auth = yes\n", "2.4": "\nauth_allow_cleartext = no\n"}
+QUOTA = {"2.3": "\n  quota_rule = *:storage=500M\n", "2.4": "\n  storage_size = 500M\n"}
+SIEVE = {"2.3": "mail_plugins = $mail_plugins sieve", "2.4": "sieve = yes"}
+
+
+@pytest.fixture(params=RELEASES)
+def release(request):
+    return request.param
+
+
+@pytest.fixture
+def configuration(dovecot, release):
+    return lambda **variables: dovecot(f"etc/dovecot/dovecot-{release}.conf", **variables)
+
+
+def test_a_domain_opens_no_login(configuration):
+    passdb = configuration().split("passdb ", 1)[1].split("}", 1)[0]
     assert "domains.passwd" not in passdb
-    assert configuration.count("passdb ") == 1
+    assert configuration().count("passdb ") == 1
 
 
-def test_no_password_can_cross_in_clear(dovecot):
-    configuration = dovecot("etc/dovecot/dovecot-2.4.conf")
-    assert "ssl = required" in configuration
-    assert "auth_allow_cleartext = no" in configuration
-    imap = configuration.split("inet_listener imap {", 1)[1].split("}", 1)[0]
+def test_no_password_can_cross_in_clear(configuration, release):
+    assert "\nssl = required\n" in configuration()
+    assert CLEARTEXT[release] in configuration()
+    imap = configuration().split("inet_listener imap {", 1)[1].split("}", 1)[0]
     assert "port = 0" in imap
 
 
-def test_only_loopback_unless_told(dovecot):
-    assert "\nlisten = 127.0.0.1, ::1\n" in dovecot("etc/dovecot/dovecot-2.4.conf")
+def test_wrong_passwords_of_one_site_slow_no_other(configuration):
+    """All of them come from loopback."""
+    assert re.search(r"unix_listener anvil-auth-penalty {\s+mode = 0\s+}", configuration())
+
+
+def test_only_loopback_unless_told(configuration):
+    assert "\nlisten = 127.0.0.1, ::1\n" in configuration()
+
+
+def test_each_debian_has_the_language_of_its_dovecot():
+    for debian, release in ((12, "2.3"), (13, "2.4")):
+        variables = yaml.safe_load((ROLE / f"vars/Debian-{debian}.yml").read_text())
+        assert variables["__bounce_mailbox_dovecot_release"] == release
+
+
+def test_both_languages_take_the_same_variables():
+    """What one release lets an operator change the other does, too."""
+    texts = [(ROLE / f"templates/etc/dovecot/dovecot-{release}.conf.j2").read_text() for release in RELEASES]
+    old, new = (set(re.findall(r"bounce_mailbox_\w+", text)) for text in texts)
+    assert old == new
 
 
 def test_new_mail_goes_where_it_is_told(dovecot):
@@ -70,15 +111,18 @@ def test_new_mail_goes_where_it_is_told(dovecot):
     assert 'fileinto :create "INBOX";' in dovecot("etc/dovecot/sieve/delivery.sieve")
     script = dovecot("etc/dovecot/sieve/delivery.sieve", bounce_mailbox_delivery_folder="INBOX.Incoming")
     assert 'fileinto :create "INBOX.Incoming";' in script
-    configuration = dovecot("etc/dovecot/dovecot-2.4.conf")
-    lmtp = configuration.split("protocol lmtp {", 1)[1].split("\n}", 1)[0]
-    assert "sieve = yes" in lmtp
 
 
-def test_a_full_mailbox_makes_mail_wait(dovecot):
-    configuration = dovecot("etc/dovecot/dovecot-2.4.conf", bounce_mailbox_quota="500M")
-    assert "storage_size = 500M" in configuration
-    assert "quota_full_tempfail = yes" in configuration
+def test_every_delivery_runs_that_script(configuration, release):
+    lmtp = configuration().split("protocol lmtp {", 1)[1].split("\n}", 1)[0]
+    assert SIEVE[release] in lmtp
+    assert "/etc/dovecot/sieve/delivery.sieve\n" in configuration()
+
+
+def test_a_full_mailbox_makes_mail_wait(configuration, release):
+    text = configuration(bounce_mailbox_quota="500M")
+    assert QUOTA[release] in text
+    assert "\nquota_full_tempfail = yes\n" in text
 
 
 def test_what_a_site_tried_to_send_is_kept_apart_from_its_bounces(dovecot):

@@ -434,3 +434,10 @@ def test_google_is_told_mailing_and_site(postfix):
     line = BOUNCE.format("26d7b951968ebe4b")
     assert headers_of(postfix, line) == ["Feedback-ID: 12:crm:mailing:example", line]
     assert headers_of(postfix, line, postfix_mailing_feedback_sender="") == [line]
+
+
+def test_systemd_sees_that_the_master_was_killed(render):
+    """Debian 12's unit forbids systemd to guess the master: it would call Postfix running without it."""
+    name = "etc/systemd/system/postfix.service.d/restart.conf"
+    assert "\nPIDFile=/var/spool/postfix/pid/master.pid\n" in render("postfix_mailing", name, distribution="Debian-12")
+    assert "PIDFile" not in render("postfix_mailing", name)
