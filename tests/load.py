@@ -11,7 +11,7 @@ from contextlib import contextmanager
 LIMIT = 180  # seconds after which visitors go by themselves
 
 # Reads {url, user, seconds, visitors} from the first line of standard input and goes on until it ends; prints
-# [status, body] per request, status 0 where none came.
+# [status, body, seconds] per request, status 0 where none came.
 PROGRAM = r"""
 import base64, http.client, json, ssl, sys, threading, time, urllib.parse
 call = json.loads(sys.stdin.readline())
@@ -24,21 +24,23 @@ def gone():
 threading.Thread(target=gone, daemon=True).start()
 login = {"Authorization": "Basic " + base64.b64encode(call["user"].encode()).decode()}
 context = ssl.create_default_context(cafile="/etc/ssl/lab-ca.pem")
-def say(status, body):
-    sys.stdout.write(json.dumps([status, body]) + "\n")
+def say(status, body, start):
+    sys.stdout.write(json.dumps([status, body, time.monotonic() - start]) + "\n")
     sys.stdout.flush()
 def visit():
     while time.monotonic() < end:
+        start = time.monotonic()
         connection = http.client.HTTPSConnection(url.hostname, timeout=30, context=context)
         try:
             for _ in range(20):
                 if time.monotonic() > end:
                     break
+                start = time.monotonic()
                 connection.request("GET", url.path, headers=login)
                 answer = connection.getresponse()
-                say(answer.status, answer.read().decode(errors="replace"))
+                say(answer.status, answer.read().decode(errors="replace"), start)
         except Exception as error:
-            say(0, repr(error))
+            say(0, repr(error), start)
         finally:
             connection.close()
 threads = [threading.Thread(target=visit) for _ in range(call["visitors"])]
@@ -48,12 +50,12 @@ threads = [threading.Thread(target=visit) for _ in range(call["visitors"])]
 
 
 @contextmanager
-def visitors(url: str, user: str, count: int = 4) -> Iterator[list[tuple[int, str]]]:
+def visitors(url: str, user: str, count: int = 4) -> Iterator[list[tuple[int, str, float]]]:
     """Have visitors on the world ask for a page, 20 times on each connection, as long as the context lasts.
 
-    The list holds (status, body) of all requests afterwards, as they ended. Status 0: no answer.
+    The list holds (status, body, seconds) of all requests afterwards, as they ended. Status 0: no answer.
     """
-    answers: list[tuple[int, str]] = []
+    answers: list[tuple[int, str, float]] = []
     call = json.dumps({"url": url, "user": user, "seconds": LIMIT, "visitors": count})
     run = ["podman", "exec", "-i", "world", "python3", "-c", PROGRAM]
     with tempfile.TemporaryFile("w+") as output:

@@ -44,7 +44,7 @@ def test_a_database_password_changes_without_a_failed_request(crm_int, playbook,
         done = playbook("playbooks/rotate_database.yml", "-vvv", "-e", "site=crm", "-e", "rotate_grace_seconds=10")
     assert done.returncode == 0, done.stdout[-3000:]
     assert len(answered) > 50
-    assert [(status, body[:300]) for status, body in answered if status != 200 or 'name="pwd"' not in body] == []
+    assert [(status, body[:300]) for status, body, _ in answered if status != 200 or 'name="pwd"' not in body] == []
     secrets = in_vault()
     assert "database_password_next" not in secrets
     assert not login(crm_int, old)
