@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from fixtures import ROOT
+from fixtures import quick_strategy
 
 NAMES = ["crm.torproject.test", "donate-api.torproject.test"]
 AUTHORITY = "client.outside.test"
@@ -44,13 +44,11 @@ def authority(world):
 @pytest.fixture
 def converge(playbook):
     """A function (variables...) -> a run of what decides about ext's certificates, through mitogen."""
-    (plugins,) = (ROOT / ".venv").glob("lib/python3*/site-packages/ansible_mitogen/plugins/strategy")
-    quick = {"ANSIBLE_STRATEGY": "mitogen_linear", "ANSIBLE_STRATEGY_PLUGINS": str(plugins)}
 
     def _converge(**variables: str) -> None:
         options = ["-e", json.dumps(variables)] if variables else []
         tags = "firewall,certificates,apache,sites"
-        done = playbook("playbooks/civicrm_ext.yml", "--tags", tags, *options, **quick)
+        done = playbook("playbooks/civicrm_ext.yml", "--tags", tags, *options, **quick_strategy())
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr
 
     yield _converge
