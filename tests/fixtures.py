@@ -62,6 +62,12 @@ def ansible_environment() -> dict[str, str]:
     }
 
 
+def quick_strategy() -> dict[str, str]:
+    """The environment in which a playbook runs through mitogen: for tests that ask what changes, not how."""
+    (plugins,) = (ROOT / ".venv").glob("lib/python3*/site-packages/ansible_mitogen/plugins/strategy")
+    return {"ANSIBLE_STRATEGY": "mitogen_linear", "ANSIBLE_STRATEGY_PLUGINS": str(plugins)}
+
+
 @pytest.fixture(scope="session")
 def vault() -> dict[str, Any]:
     """The lab's secrets."""

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from fixtures import ROOT
+from fixtures import quick_strategy
 
 NAMES = ["crm.torproject.test", "donate-api.torproject.test"]
 AUTHORITY = "client.outside.test"
@@ -28,13 +28,14 @@ def authority(world):
     """An authority outside; returns the certificate of its own web server, PEM."""
     world.check_output("DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends pebble")
     address = world.check_output(f"getent ahostsv4 {AUTHORITY}").split()[0]
+    names = world.check_output("awk '/^nameserver/ {print $2; exit}' /etc/resolv.conf")
     text = json.dumps(CONFIGURATION).replace("ADDRESS", address)
     world.check_output(
         f"install -d -m 755 {FOLDER}; printf %s '{text}' >{FOLDER}/pebble.json; "
         f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN={AUTHORITY} "
         f"-addext subjectAltName=DNS:{AUTHORITY} -keyout {FOLDER}/tls.key -out {FOLDER}/tls.pem 2>/dev/null; "
         "systemd-run --quiet --unit=acme-authority --setenv=PEBBLE_VA_NOSLEEP=1 --setenv=PEBBLE_WFE_NONCEREJECT=0 "
-        f"pebble -config {FOLDER}/pebble.json -dnsserver 127.0.0.1:53 -strict"
+        f"pebble -config {FOLDER}/pebble.json -dnsserver {names}:53 -strict"
     )
     yield world.check_output(f"cat {FOLDER}/tls.pem")
     world.check_output(f"systemctl stop acme-authority.service; rm -r {FOLDER}")
@@ -43,13 +44,11 @@ def authority(world):
 @pytest.fixture
 def converge(playbook):
     """A function (variables...) -> a run of what decides about ext's certificates, through mitogen."""
-    (plugins,) = (ROOT / ".venv").glob("lib/python3*/site-packages/ansible_mitogen/plugins/strategy")
-    quick = {"ANSIBLE_STRATEGY": "mitogen_linear", "ANSIBLE_STRATEGY_PLUGINS": str(plugins)}
 
     def _converge(**variables: str) -> None:
         options = ["-e", json.dumps(variables)] if variables else []
         tags = "firewall,certificates,apache,sites"
-        done = playbook("playbooks/civicrm_ext.yml", "--tags", tags, *options, **quick)
+        done = playbook("playbooks/civicrm_ext.yml", "--tags", tags, *options, **quick_strategy())
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr
 
     yield _converge

@@ -5,7 +5,7 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from fixtures import ROOT
+from fixtures import quick_strategy
 
 
 @pytest.mark.mutates
@@ -13,10 +13,7 @@ def test_each_host_converges_alone_after_a_reboot_and_nothing_changes(playbook):
     """What an Ansible run finds to do on a host that was only restarted is a defect of the role that does it (S1)."""
 
     def alone(group: str) -> subprocess.CompletedProcess[str]:
-        # What is asked is what changes; mitogen asks in half the time.
-        (plugins,) = (ROOT / ".venv").glob("lib/python3*/site-packages/ansible_mitogen/plugins/strategy")
-        quick = {"ANSIBLE_STRATEGY": "mitogen_linear", "ANSIBLE_STRATEGY_PLUGINS": str(plugins)}
-        return playbook("playbooks/site.yml", "--limit", group, timeout=1200, **quick)
+        return playbook("playbooks/site.yml", "--limit", group, timeout=1200, **quick_strategy())
 
     with ThreadPoolExecutor() as pool:
         for done, host in zip(

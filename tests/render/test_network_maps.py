@@ -126,6 +126,13 @@ def test_whom_exts_sites_reach(network):
     assert ("https", "203.0.113.0/24") in reach(paying, "out", "donate-api")
 
 
+def test_apache_reaches_an_acme_authority_wherever_it_is(network):
+    """Its addresses change without notice; the way to int is part of anywhere (P15)."""
+    made = network("civicrm_ext", civicrm_ext_tls_source="acme")
+    assert made["__firewall_problems"] == []
+    assert reach(made, "out", "www-data") == {("https", "anywhere")}
+
+
 @pytest.mark.parametrize("profile", ["civicrm_int", "civicrm_ext"])
 def test_only_the_resolver_may_ask_outside(network, profile):
     made = network(profile)
