@@ -13,8 +13,8 @@ require __DIR__ . '/boot.php';
 function lab_domain_tokens(): array
 {
     $row = CRM_Core_DAO::executeQuery(
-        'SELECT d.name, CONCAT_WS(", ", a.street_address, a.city, a.postal_code) AS address FROM civicrm_domain d
-         LEFT JOIN civicrm_address a ON a.contact_id = d.contact_id AND a.is_primary = 1 WHERE d.id = %1 LIMIT 1',
+        "SELECT d.name, CONCAT_WS(', ', a.street_address, a.city, a.postal_code) AS address FROM civicrm_domain d
+         LEFT JOIN civicrm_address a ON a.contact_id = d.contact_id AND a.is_primary = 1 WHERE d.id = %1 LIMIT 1",
         [1 => [CRM_Core_Config::domainID(), 'Positive']]
     );
     $row->fetch();
@@ -24,10 +24,10 @@ function lab_domain_tokens(): array
 function lab_newsletters(array $known): array
 {
     $rows = CRM_Core_DAO::executeQuery(
-        'SELECT m.id, m.subject, m.body_html, DATE(MAX(j.end_date)) AS sent FROM civicrm_mailing m
+        "SELECT m.id, m.subject, m.body_html, DATE(MAX(j.end_date)) AS sent FROM civicrm_mailing m
          JOIN civicrm_mailing_job j ON j.mailing_id = m.id AND j.is_test = 0 AND j.parent_id IS NULL
-         WHERE m.visibility = "Public Pages" AND m.sms_provider_id IS NULL AND m.body_html <> ""
-         GROUP BY m.id, m.subject, m.body_html HAVING SUM(j.status <> "Complete") = 0 ORDER BY m.id'
+         WHERE m.visibility = 'Public Pages' AND m.sms_provider_id IS NULL AND m.body_html <> ''
+         GROUP BY m.id, m.subject, m.body_html HAVING SUM(j.status <> 'Complete') = 0 ORDER BY m.id"
     );
     $words = lab_domain_tokens();
     $found = [];
