@@ -145,7 +145,7 @@ def test_the_key_writes_one_folder_and_does_nothing_else(crm_int, published):
     rsync = f"{run_as} rsync -e {shlex.quote(SSH)}"
     assert crm_int.run(f"{rsync} newsletter@{EXT}:./index.html /dev/null").rc != 0
     assert crm_int.run(f"{rsync} /etc/hostname newsletter@{EXT}:../../escaped").rc != 0
-    assert crm_int.run(f"{rsync} -r --delete /var/lib/newsletter-archive/refused/ newsletter@{EXT}:./").rc != 0
+    assert crm_int.run(f"{rsync} -r --delete /var/lib/newsletter-archive/refused/ newsletter@{EXT}:.").rc != 0
 
 
 @pytest.mark.mutates

@@ -89,6 +89,17 @@ def test_ordinary_words_are_published(text):
     assert tool.html.unescape(sanitised(f"<p>{tool.html.escape(text)}</p>")) == f"<p>{text}</p>"
 
 
+def test_markup_that_html_parser_gives_up_on_is_refused(monkeypatch):
+    """Python 3.11 asserts that it knows what stands in <![...]>; later ones read on."""
+
+    def give_up(*_):
+        raise AssertionError("unknown status keyword")
+
+    monkeypatch.setattr(tool.HTMLParser, "parse_html_declaration", give_up)
+    with pytest.raises(tool.Refused, match="cannot be read"):
+        sanitised("a<![x]>")
+
+
 # What is left out
 
 
@@ -116,6 +127,7 @@ def test_ordinary_words_are_published(text):
         (f"<a href='{CRM}/?q=%2563ivicrm'>a</a>", "a"),
         ("<a href='https://x.example/?id=1&cs=2_3_4'>a</a>", "a"),
         ("<a href='https://x.example/?CID=1'>a</a>", "a"),
+        ("<a href='https://x.example/?%63id[0]=1'>a</a>", "a"),
         (f"<a href='https://x.example/{HASH}'>a</a>", "a"),
         ("<a href='https://x.example/#h=abc'>a</a>", "a"),
         ("<img src='https://crm.example.org/civicrm/mailing/open?qid=1' width=1 height=1>a", "a"),
@@ -286,13 +298,13 @@ def test_any_text_comes_back_or_is_refused(source):
 )
 def test_a_large_newsletter_does_not_hold_up_the_others(monkeypatch, piece):
     """html.parser needs minutes for a megabyte of unclosed comments: such a newsletter is refused."""
-    monkeypatch.setattr(tool, "READ_SECONDS", 2.0)
+    monkeypatch.setattr(tool, "READ_SECONDS", 0.5)
     started = tool.time.process_time()
     try:
         sanitised("x " + piece * (900_000 // len(piece)))
     except tool.Refused as refusal:
         assert refusal.reasons
-    assert tool.time.process_time() - started < 10
+    assert tool.time.process_time() - started < 8
 
 
 # Runs
@@ -453,7 +465,7 @@ def test_rsync_takes_one_host_key_and_one_key(archive):
     """No other host gets the pages, and no agent's key is tried."""
     archive.run(mailing())
     arguments = (archive.path / "rsync-arguments").read_text().splitlines()
-    assert arguments[-2:] == [f"{archive.path}/archive/site/", "newsletter@[fd77::12]:./"]
+    assert arguments[-2:] == [f"{archive.path}/archive/site/", "newsletter@[fd77::12]:."]
     (shell,) = [argument for argument in arguments if argument.startswith("--rsh=")]
     for word in (
         "-i /k",
