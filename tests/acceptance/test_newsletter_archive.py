@@ -76,7 +76,7 @@ def test_a_newsletter_is_read_by_everybody_and_names_nobody(browse, crm_int, pub
     assert status == 200
     assert f"Dear reader, this is number {published['stamp']}. Ordinary words." in page
     assert 'href="https://blog.torproject.test/?p=3"' in page
-    body = page.partition("\r\n\r\n")[2]
+    body = re.split(r"\r?\n\r?\n", page, maxsplit=1)[1]
     assert "Unsubscribe" in body
     for left in (
         "{",
@@ -99,7 +99,7 @@ def test_a_newsletter_is_read_by_everybody_and_names_nobody(browse, crm_int, pub
 
 @pytest.mark.mutates
 def test_a_browser_runs_nothing_of_it(browse, published):
-    headers = browse(f"{ARCHIVE}/")[1].partition("\r\n\r\n")[0].lower()
+    headers = re.split(r"\r?\n\r?\n", browse(f"{ARCHIVE}/")[1], maxsplit=1)[0].lower()
     assert "content-security-policy: default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'" in headers
     for header in ("strict-transport-security: max-age=", "x-content-type-options: nosniff", "x-frame-options: deny"):
         assert header in headers
@@ -171,5 +171,6 @@ def test_only_the_archives_user_reaches_exts_ssh_and_only_it_holds_the_key(crm_i
     for user in ("crm", "www-data"):
         assert crm_int.run(f"runuser -u {user} -- {probe}").rc != 0
         assert crm_int.run(f"runuser -u {user} -- cat /etc/newsletter-archive.key").rc != 0
+    assert crm_int.file("/var/lib/newsletter-archive/state.json").user == "newsletter-archive"
     assert crm_int.run("runuser -u newsletter-archive -- ls /srv/civicrm/crm").rc != 0
     assert crm_int.run("runuser -u newsletter-archive -- cat /etc/lab-civicrm/secrets.php").rc != 0
