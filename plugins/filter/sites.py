@@ -17,11 +17,18 @@ DATABASE = re.compile(r"[a-z][a-z0-9_]{0,31}")
 SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 STATES = ("planned", "live", "retired")
 RELEASED = ("archive", "git")
-COMMANDS = ("job_command", "account_command", "credential_command", "upgrade_command", "schema_command")
+COMMANDS = (
+    "job_command",
+    "account_command",
+    "archive_command",
+    "credential_command",
+    "upgrade_command",
+    "schema_command",
+)
 # A site's name is its user, its vhost's file and its units: these belong to Debian, or to this package.
 TAKEN = re.compile(
     r"root|daemon|bin|sys|sync|games|man|lp|mail|news|uucp|proxy|www-data|backup|list|irc|nobody|sshd|messagebus"
-    r"|mysql|redis|postfix|dovecot|dovenull|unbound|vmail|mtail|postdrop|opendkim|one-click|systemd-.*"
+    r"|mysql|redis|postfix|dovecot|dovenull|unbound|vmail|mtail|postdrop|opendkim|one-click|newsletter-archive|systemd-.*"
 )
 TAKEN_DATABASES = ("mysql", "sys", "test", "root", "information_schema", "performance_schema")
 # Folder of a release that is served, unless the inventory says otherwise.
@@ -52,6 +59,13 @@ def site_problems(sites: list[Site]) -> list[str]:
                 f"site {name!r}: docroot {docroot!r} must be an absolute path without '..', spaces or quotes"
             )
         problems += _application_problems(site) + _store_problems(site)
+    archived = [
+        site.get("name") for site in sites if site.get("archive_command") and site.get("state", "live") == "live"
+    ]
+    if len(set(archived)) > 1:
+        problems.append(
+            f"archive_command stands at {', '.join(map(repr, archived))}: one live site's newsletters at most"
+        )
     for key, values in _taken_once(sites).items():
         for value, count in Counter(values).items():
             if count > 1:
@@ -83,6 +97,8 @@ def _application_problems(site: Site) -> list[str]:
         problems.append(f"site {name!r}: docroot follows from the release; use web for the folder in it")
     if site.get("upgrade_command") and not site.get("schema_command"):
         problems.append(f"site {name!r}: upgrade_command needs schema_command, or a rollback could not be judged")
+    if site.get("archive_command") and site.get("mail_policy", "deliver") != "deliver":
+        problems.append(f"site {name!r}: archive_command publishes newsletters, but mail_policy is not deliver")
     for key in COMMANDS:
         command = site.get(key) or "/"
         if not command.startswith(("/", "{release}/")) or not command.isprintable():
@@ -276,6 +292,15 @@ def site_fetches(sites: list[Site], jobs: list[dict[str, Any]], at_once: bool) -
     ]
 
 
+def newsletter_archive(sites: list[Site]) -> dict[str, Any]:
+    """Return command, user and environment of the live site whose newsletters are published; {} if there is none."""
+    for s in sites:
+        if s.get("archive_command"):
+            command = s["archive_command"].replace("{release}", f"/srv/civicrm/{s['name']}/current")
+            return {"command": command, "user": s["user"], "environment": s["pool_environment"]}
+    return {}
+
+
 def site_firewall_entries(sites: list[Site]) -> list[dict[str, Any]]:
     """Return the entries of firewall_map for live CRM sites: what their users may reach, on loopback alone.
 
@@ -331,6 +356,7 @@ class FilterModule:
             "provider_names": provider_names,
             "site_return_paths": site_return_paths,
             "site_jobs": site_jobs,
+            "newsletter_archive": newsletter_archive,
             "site_fetches": site_fetches,
             "site_firewall_entries": site_firewall_entries,
             "api_firewall_entries": api_firewall_entries,

@@ -50,6 +50,7 @@ def test_every_metric_that_a_rule_asks_for_is_read_through_the_link(crm_int, crm
         host.check_output("systemctl start certificate-expiry.service")
     for job in ("process-mailing", "fetch-bounces"):
         crm_int.check_output(f"systemctl start civicrm-crm-{job}.service")
+    crm_int.check_output("systemctl start newsletter-archive.service")
     needed = set().union(*(metrics(rule["expr"]) for rule in rules())) - MADE_BY_PROMETHEUS
 
     def missing():

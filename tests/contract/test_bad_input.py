@@ -112,7 +112,10 @@ def good(tmp_path_factory) -> Installation:
     """The lab's inventory without a mistake, with a vault that playbooks/secrets.yml made."""
     made = Installation(tmp_path_factory.mktemp("good"), ROOT / "inventories" / "lab")
     # Read from the running lab otherwise, and there need not be one.
-    made.write("host_vars/crm-int-01.yml", "backup_known_host_key: ssh-ed25519 AAAA\n")
+    made.write(
+        "host_vars/crm-int-01.yml",
+        "backup_known_host_key: ssh-ed25519 AAAA\nnewsletter_archive_known_host_key: ssh-ed25519 AAAA\n",
+    )
     run = made.play("secrets.yml", "-vvv", "--diff")
     assert run.rc == 0, run.output
     (made.folder / "secrets.log").write_text(run.output)

@@ -104,6 +104,22 @@ def test_what_comes_into_ext(network):
     assert reach(network("civicrm_ext"), "in") == open_to_all | {("node_exporter", "@monitoring")}
 
 
+def test_newsletters_go_by_ssh_from_one_user_of_int_to_ext_and_nowhere_else(network):
+    """Open only where newsletters are published; root's way to the backup host stays another one."""
+    assert not any("newsletter-archive" in e.get("who", []) for e in network("civicrm_int")["firewall_map"])
+    sites = [{**INVENTORY["civicrm_int_sites"][0], "archive_command": "/usr/local/bin/newsletters"}]
+    made = network("civicrm_int", civicrm_int_sites=sites)
+    assert made["__firewall_problems"] == []
+    assert reach(made, "out", "newsletter-archive") == {("ssh", "@front_door")}
+    newsletter = {"name": "newsletter", "server_name": "newsletter.example.org"}
+    ext = network("civicrm_ext", civicrm_ext_newsletter_sites=[newsletter])
+    assert ext["__firewall_problems"] == []
+    assert ("ssh", "@backend") in reach(ext, "in")
+    assert "newsletter" not in {user for entry in ext["firewall_map"] for user in entry.get("who", [])}
+    planned = network("civicrm_ext", civicrm_ext_newsletter_sites=[newsletter | {"state": "planned"}])
+    assert ("ssh", "@backend") not in reach(planned, "in")
+
+
 def test_whom_ints_sites_reach(network):
     made = network("civicrm_int")
     assert made["firewall_confined_users"] == ["crm", "staging-crm"]

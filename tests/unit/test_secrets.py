@@ -31,6 +31,18 @@ def test_a_second_run_changes_nothing(vault):
     assert make(copy.deepcopy(vault)) == vault
 
 
+def test_a_site_of_newsletters_gets_one_key_that_later_runs_keep(vault):
+    """int writes its pages with it; an installation without such a site has none."""
+    assert "vault_newsletter_keys" not in vault
+    grown = new_secrets(copy.deepcopy(vault), ["crm"], ENDPOINTS, [], [], [], ["a"], newsletter_sites=["newsletter"])
+    assert {key: grown[key] for key in vault} == vault
+    key = grown["vault_newsletter_keys"]["newsletter"]
+    assert key["private_key"].startswith("-----BEGIN OPENSSH PRIVATE KEY-----")
+    assert re.fullmatch(r"ssh-ed25519 \S+ newsletter-archive@newsletter", key["public_key"])
+    again = new_secrets(copy.deepcopy(grown), ["crm"], ENDPOINTS, [], [], [], ["a"], newsletter_sites=["newsletter"])
+    assert again == grown
+
+
 def test_a_new_site_gets_secrets_and_the_others_keep_theirs(vault):
     grown = make(copy.deepcopy(vault), sites=["crm", "test-crm"])
     assert grown["vault_sites"]["crm"] == vault["vault_sites"]["crm"]

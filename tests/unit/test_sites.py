@@ -133,3 +133,34 @@ def test_the_application_is_told_its_environment():
     assert pool["environment"] == {"CIVICRM_ENVIRONMENT": "staging", "CIVICRM_SITE": "staging-crm"}
     (job,) = site_filters.site_jobs(live, [{"name": "x", "on_calendar": "*:0"}])
     assert job["environment"] == pool["environment"]
+
+
+ARCHIVED = CRM | {
+    "name": "crm",
+    "server_name": "crm.example.org",
+    "mail_policy": "deliver",
+    "archive_command": "/bin/news",
+}
+
+
+def test_newsletters_of_one_site_that_sends_to_people_are_published():
+    """Staging's mailings are nobody's business, and two sites' pages would overwrite each other's index."""
+    assert site_filters.site_problems([ARCHIVED, CRM]) == []
+    (problem,) = site_filters.site_problems([ARCHIVED | {"mail_policy": "catch"}])
+    assert "site 'crm': archive_command" in problem
+    second = ARCHIVED | {"name": "crm2", "server_name": "crm2.example.org"}
+    (problem,) = site_filters.site_problems([ARCHIVED, second])
+    assert problem.startswith("archive_command stands at 'crm', 'crm2'")
+    assert site_filters.site_problems([ARCHIVED, second | {"state": "retired"}]) == []
+    (problem,) = site_filters.site_problems([ARCHIVED | {"archive_command": "news"}])
+    assert "archive_command must be one line" in problem
+
+
+def test_the_archive_asks_as_the_sites_user():
+    live = site_filters.live_sites([CRM, ARCHIVED | {"archive_command": "{release}/bin/news --public"}])
+    assert site_filters.newsletter_archive(live) == {
+        "command": "/srv/civicrm/crm/current/bin/news --public",
+        "user": "crm",
+        "environment": {"CIVICRM_ENVIRONMENT": "staging", "CIVICRM_SITE": "crm"},
+    }
+    assert site_filters.newsletter_archive(site_filters.live_sites([CRM])) == {}

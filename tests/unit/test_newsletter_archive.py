@@ -1,0 +1,504 @@
+"""What is published of a newsletter is the same for every reader, whatever somebody wrote into it (S37)."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import re
+import stat
+from html.parser import HTMLParser
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import pytest
+from contract_addresses import DOMAIN, HASH, READ_ONLY, TODAY
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from loading import ROOT, load
+
+tool = load("roles/newsletter_archive/files/usr/local/sbin/newsletter-archive")
+from mail_tools import address_contract  # noqa: E402
+
+TOKENS = {"contact.display_name": "reader", "contact.first_name": ""}
+CRM = f"https://{DOMAIN}"
+
+
+def sanitised(html: str, hosts: tuple[str, ...] = ()) -> str:
+    return tool.sanitised(html, TOKENS, list(hosts))
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("address", [*TODAY, *READ_ONLY])
+@pytest.mark.parametrize("form", ["{}", str.upper, "<b>{}</b>", "&lt;{}&gt;", "mailto:{}?subject=x"], ids=str)
+def test_every_address_of_the_contract_is_refused(address, form):
+    """An address names one reader, and whoever mails it unsubscribes that reader."""
+    text = address.upper() if callable(form) else form.format(address)
+    with pytest.raises(tool.Refused):
+        sanitised(f"<p>{text}</p>")
+
+
+@pytest.mark.parametrize("address", [*TODAY, *READ_ONLY])
+def test_an_address_that_is_cut_in_pieces_is_refused(address):
+    """A soft hyphen, an element or percent signs hide nothing from a reader, or from who looks for addresses."""
+    middle = len(address) // 2
+    for between in ("<b></b>", "<wbr>", "&shy;", "\u200b", "<!-- -->", "<script>x</script>"):
+        with pytest.raises(tool.Refused):
+            sanitised(f"<p>{address[:middle]}{between}{address[middle:]}</p>")
+    with pytest.raises(tool.Refused):
+        sanitised("<p>" + address.replace(".", "%252e").replace("@", "%40") + "</p>")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Dear {contact.last_name}", "token"),
+        ("{if $x}", "token"),
+        ("{con<b>tact.last</b>_name}", "token"),
+        ("&#123;contact.last_name&#125;", "token"),
+        ("\uff5bcontact.last_name\uff5d", "token"),
+        ("%7Bcontact.last_name%7D", "token"),
+        (f"your code is {HASH}", "hash"),
+        (f"your code is {HASH.upper()}", "hash"),
+        ("d41d8cd98f00b204e9800998ecf8427e_1700000000_168", "hash"),
+        (f"{CRM}/civicrm/x?reset=1&amp;h=abcdefghijklmnop", "parameter"),
+        ("https://x.example/?cid=3", "parameter"),
+        ("<img alt='{contact.last_name}' src=x>", "token"),
+        (f"<h1><![CDATA[{HASH}]]></h1>{HASH}", "hash"),
+        ("", "no text"),
+        ("x" * 1_000_001, "characters"),
+    ],
+)
+def test_what_names_a_reader_is_refused_with_the_reason(text, reason):
+    with pytest.raises(tool.Refused, match=reason):
+        sanitised(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "internationalisation of 12345678901234567890 newsletters",
+        "http://2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion/",
+        "press@example.org, subscribe at example.org, b.1.2",
+        "5 < 6 & 7 > 3",
+    ],
+)
+def test_ordinary_words_are_published(text):
+    """A newsletter that is refused without need is read by a human, each time."""
+    assert tool.html.unescape(sanitised(f"<p>{tool.html.escape(text)}</p>")) == f"<p>{text}</p>"
+
+
+def test_markup_that_html_parser_gives_up_on_is_refused(monkeypatch):
+    """Python 3.11 asserts that it knows what stands in <![...]>; later ones read on."""
+
+    def give_up(*_):
+        raise AssertionError("unknown status keyword")
+
+    monkeypatch.setattr(tool.HTMLParser, "parse_html_declaration", give_up)
+    with pytest.raises(tool.Refused, match="cannot be read"):
+        sanitised("a<![x]>")
+
+
+# What is left out
+
+
+@pytest.mark.parametrize(
+    ("given_html", "wanted"),
+    [
+        ("<p onclick='x' style='y' class=z>a</p>", "<p>a</p>"),
+        ("a<script>alert(1)</script>b<style>p{x}</style>c", "abc"),
+        ("a<form action=x><input name=q>Send</form>b", "ab"),
+        ("a<form>b", "a"),
+        ("<noscript><img src=x></noscript>a<iframe src=x>b</iframe>", "a"),
+        ("<svg><script>x</script></svg>a<math>b</math>", "a"),
+        ("Dear {contact.display_name}, {contact.first_name}hi", "Dear reader, hi"),
+        ("<a href='{action.unsubscribeUrl}'>Unsubscribe</a>", "Unsubscribe"),
+        ("<a href='javascript:alert(1)'>a</a>", "a"),
+        ("<a href='java\nscript:alert(1)'>a</a>", "a"),
+        ("<a href='data:text/html,x'>a</a>", "a"),
+        ("<a href='//x.example'>a</a>", "a"),
+        ("<a href='https://user:pw@x.example/'>a</a>", "a"),
+        ("<a href='https://x.example\\@y.example/'>a</a>", "a"),
+        (f"<a href='mailto:{TODAY[1]}'>leave</a>", "leave"),
+        (f"<a href='{CRM}/one-click/u.1.2.{HASH}'>leave</a>", "leave"),
+        (f"<a href='{CRM}/civicrm/mailing/url?u=1&qid=2'>a</a>", "a"),
+        (f"<a href='{CRM}/?q=civicrm/mailing/view&id=2'>a</a>", "a"),
+        (f"<a href='{CRM}/?q=%2563ivicrm'>a</a>", "a"),
+        ("<a href='https://x.example/?id=1&cs=2_3_4'>a</a>", "a"),
+        ("<a href='https://x.example/?CID=1'>a</a>", "a"),
+        ("<a href='https://x.example/?%63id[0]=1'>a</a>", "a"),
+        (f"<a href='https://x.example/{HASH}'>a</a>", "a"),
+        ("<a href='https://x.example/#h=abc'>a</a>", "a"),
+        ("<img src='https://crm.example.org/civicrm/mailing/open?qid=1' width=1 height=1>a", "a"),
+        ("<img src='https://other.example/a.png' alt='A view'>", "A view"),
+        ("<![if !mso]>a<![endif]><!--[if mso]>b<![endif]-->", "a"),
+        ("<table><tr><td colspan=2 rowspan=x>a</table>", '<table><tr><td colspan="2">a</td></tr></table>'),
+        ("</p></div>a<b>b", "a<b>b</b>"),
+        ("<title>x</title><body onload=x>a", "a"),
+    ],
+)
+def test_only_text_and_plain_markup_is_left(given_html, wanted):
+    assert sanitised(given_html) == wanted
+
+
+@pytest.mark.parametrize(
+    ("url", "wanted"),
+    [
+        ("https://x.example/?p=123", "https://x.example/?p=123"),
+        ("https://x.example/?p=1&utm_source=news&utm_campaign=x", "https://x.example/?p=1"),
+        ("https://x.example/a?fbclid=abc#part", "https://x.example/a#part"),
+        (" http://x.example ", "http://x.example"),
+    ],
+)
+def test_links_that_are_the_same_for_all_stay(url, wanted):
+    rest = 'rel="nofollow noopener noreferrer"'
+    assert sanitised(f"<a href='{url}'>a</a>") == f'<a href="{wanted}" {rest}>a</a>'
+
+
+def test_pictures_of_the_named_hosts_stay():
+    picture = '<img src="https://pictures.example/a.png" alt="A &lt;view&gt;">'
+    hosts = ("pictures.example",)
+    assert sanitised(picture, hosts) == picture
+    for other in (
+        "https://pictures.example/a.png?qid=1",
+        "http://pictures.example/a.png",
+        "https://pictures.example:8/a",
+    ):
+        assert sanitised(f"a<img src='{other}'>", hosts) == "a"
+
+
+# Whatever somebody writes
+
+
+class Oracle(HTMLParser):
+    """What a browser may find in a published page: an independent list."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.text = ""
+
+    def handle_starttag(self, tag, attrs):
+        assert tag not in ("script", "style", "form", "input", "iframe", "img", "svg", "object", "meta", "link", "base")
+        for name, value in attrs:
+            assert (tag, name) in {("a", "href"), ("a", "rel"), ("td", "colspan"), ("td", "rowspan"), ("th", "colspan")}
+            if name == "href":
+                parts = urlsplit(value)
+                assert parts.scheme in ("http", "https") and "@" not in parts.netloc
+                assert "civicrm" not in unquote(unquote(value)).lower()
+                assert not {k.lower() for k, _ in parse_qsl(parts.query)} & {"qid", "cs", "h", "jid", "hash", "cid"}
+                self.handle_data(unquote(value))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def check(page: str) -> None:
+    oracle = Oracle()
+    oracle.feed(page)
+    oracle.close()
+    text = re.sub("[\u00ad\u200b]", "", oracle.text)
+    assert not re.search(r"\{[^{}]+\}", text)
+    assert HASH not in text
+    # The module's own expression for addresses: what CiviCRM or an old log would accept.
+    assert not address_contract.pattern("civicrm+", ".").search(text)
+
+
+PIECES = [
+    *(
+        "<p>",
+        "</p>",
+        "<b>",
+        "</b>",
+        "<br/>",
+        "<td colspan=3>",
+        "<script>",
+        "</script>",
+        "<form>",
+        "</form>",
+        "<!--",
+        "-->",
+    ),
+    *(
+        "<style>",
+        "</style>",
+        "<![if x]>",
+        "<![endif]>",
+        "<![CDATA[",
+        "]]>",
+        "<!DOCTYPE",
+        "<?php",
+        "?>",
+        "<svg/onload=x>",
+    ),
+    *(
+        "{",
+        "}",
+        "{contact.last_name}",
+        "{contact.display_name}",
+        "&#123;",
+        "&amp;",
+        "&lt;",
+        "&shy;",
+        "\u200b",
+        "\0",
+        "%7B",
+    ),
+    *(
+        "<a href='",
+        '<a href="https://x.example/?',
+        "'>",
+        '">',
+        "</a>",
+        "qid=1&",
+        "cs=",
+        "&h=",
+        "javascript:",
+        "utm_source=x&",
+    ),
+    *(
+        "<img src=x onerror=y>",
+        "<img alt='",
+        "civicrm/mailing/url",
+        "civicrm+",
+        "@",
+        "unsubscribe.1.2.3.",
+        "u.1.2.",
+        HASH,
+    ),
+    *(HASH[:8], HASH[8:], TODAY[0], READ_ONLY[1], f"{CRM}/", "<", ">", "'", '"', "&", " ", "word", "\n"),
+]
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=6)), max_size=25).map("".join))
+def test_nothing_that_names_a_reader_survives_and_nothing_crashes(source):
+    try:
+        page = sanitised(source)
+    except tool.Refused as refusal:
+        assert refusal.reasons
+    else:
+        check(page)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text())
+def test_any_text_comes_back_or_is_refused(source):
+    """What was text stays text: no markup is made out of it."""
+    try:
+        page = sanitised(tool.html.escape(source))
+    except tool.Refused:
+        return
+    assert not re.search(r"<(?!/)", page)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["<b>", "<a href=https://x.example>", "</i>", "<", "</", "<!", "<?", "<!--", "<![CDATA[", "<a b='", "&", "{", "a1"],
+)
+def test_a_large_newsletter_does_not_hold_up_the_others(monkeypatch, piece):
+    """html.parser needs minutes for a megabyte of unclosed comments: such a newsletter is refused."""
+    monkeypatch.setattr(tool, "READ_SECONDS", 0.5)
+    started = tool.time.process_time()
+    try:
+        sanitised("x " + piece * (900_000 // len(piece)))
+    except tool.Refused as refusal:
+        assert refusal.reasons
+    assert tool.time.process_time() - started < 8
+
+
+# Runs
+
+
+@pytest.fixture
+def archive(tmp_path, monkeypatch):
+    """A function (*mailings) -> (status, state): one run with a command that answers them, and an rsync that copies."""
+    me = pwd.getpwuid(os.geteuid()).pw_name
+    answer, question, sent, commands = (tmp_path / name for name in ("answer", "question", "sent", "bin"))
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "metrics").mkdir()
+    commands.mkdir()
+    sent.mkdir()
+    command = tmp_path / "command"
+    command.write_text(f"#!/bin/sh\ncat > {question}\ncat {answer}\n")
+    rsync = commands / "rsync"
+    rsync.write_text(
+        f"#!/bin/sh\nprintf '%s\\n' \"$@\" > {tmp_path}/rsync-arguments\n"
+        f'[ -e {tmp_path}/down ] && {{ echo "ssh: no route" >&2; exit 255; }}\n'
+        f"cp -p {tmp_path}/archive/site/* {sent}/\n"
+    )
+    for path in (command, rsync):
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
+    config = tmp_path / "config.json"
+    config.write_text(
+        json.dumps(
+            {
+                "command": [str(command)],
+                "command_user": me,
+                "command_environment": {},
+                "user": me,
+                "title": "News & views",
+                "language": "en",
+                "directory": str(tmp_path / "archive"),
+                "tokens": TOKENS,
+                "image_hosts": [],
+                "target": {"host": "fd77::12", "user": "newsletter", "port": 22},
+                "key": "/k",
+                "known_hosts": "/h",
+                "metrics_file": str(tmp_path / "metrics" / "newsletter_archive.prom"),
+            }
+        )
+    )
+
+    class Archive:
+        path = tmp_path
+
+        def call(self, *arguments: str) -> int:
+            return tool.main(["--config", str(config), *arguments])
+
+        def run(self, *mailings: dict) -> int:
+            answer.write_text(json.dumps({"mailings": mailings}))
+            return self.call("run")
+
+        def pages(self) -> set[str]:
+            return {path.name for path in sent.iterdir()}
+
+        def page(self, name: str) -> str:
+            return (sent / name).read_text()
+
+        def asked(self) -> dict:
+            return json.loads(question.read_text())
+
+        def metrics(self) -> dict[str, int]:
+            text = (tmp_path / "metrics" / "newsletter_archive.prom").read_text()
+            return {name: int(number) for name, number in re.findall(r"^newsletter_archive_(\w+) (\d+)$", text, re.M)}
+
+    return Archive()
+
+
+def mailing(number: int = 7, html: str = "<p>Dear {contact.display_name}</p>", **keys: str) -> dict:
+    return {"id": number, "date": "2026-01-31", "subject": "January <1>", "html": html} | keys
+
+
+def test_a_newsletter_becomes_a_page_and_a_line_of_the_index(archive):
+    assert archive.run(mailing(), mailing(9, date="2026-02-28")) == 0
+    assert archive.pages() == {"index.html", "style.css", "2026-01-31-7.html", "2026-02-28-9.html"}
+    assert "<p>Dear reader</p>" in archive.page("2026-01-31-7.html")
+    assert "<title>January &lt;1&gt;</title>" in archive.page("2026-01-31-7.html")
+    index = archive.page("index.html")
+    assert index.index("2026-02-28-9.html") < index.index("2026-01-31-7.html")
+    assert "News &amp; views" in index
+    assert archive.metrics()["published"] == 2 and archive.metrics()["last_success_timestamp_seconds"] > 1e9
+
+
+def test_what_is_published_is_not_asked_for_again_and_does_not_change(archive):
+    """A page that is linked stays what it was."""
+    archive.run(mailing())
+    assert archive.asked() == {"action": "list", "known": []}
+    assert archive.run(mailing(html="<p>other</p>")) == 0
+    assert archive.asked() == {"action": "list", "known": [7]}
+    assert "Dear reader" in archive.page("2026-01-31-7.html")
+
+
+def test_a_refused_newsletter_is_kept_named_and_counted(archive, capfd):
+    """The others are published; and once the reason is gone so is this one."""
+    assert archive.run(mailing(7, f"<p>{TODAY[0]}</p>"), mailing(8)) == 0
+    assert archive.pages() == {"index.html", "style.css", "2026-01-31-8.html"}
+    assert "newsletter 7 is refused: an address of CiviMail" in capfd.readouterr().err
+    kept = archive.path / "archive" / "refused" / "7.html"
+    assert TODAY[0] in kept.read_text() and stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert archive.metrics()["refused"] == 1
+    archive.run(mailing(7, f"<p>{TODAY[0]}</p>"))
+    assert "refused" not in capfd.readouterr().err, "said once, not every quarter of an hour"
+    archive.run(mailing(7))
+    assert archive.metrics() | {"last_success_timestamp_seconds": 0} == {
+        "published": 2,
+        "refused": 0,
+        "last_success_timestamp_seconds": 0,
+    }
+    assert not kept.exists()
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"date": "../../x"},
+        {"date": ""},
+        {"subject": ""},
+        {"subject": "a\x1bb"},
+        {"subject": "For {contact.last_name}"},
+        {"subject": f"For {HASH}"},
+        {"subject": "x" * 301},
+    ],
+)
+def test_name_and_date_are_judged_as_well(archive, keys):
+    assert archive.run(mailing(**keys)) == 0
+    assert archive.metrics()["refused"] == 1
+    assert archive.pages() == {"index.html", "style.css"}
+
+
+@pytest.mark.parametrize(
+    "answer", ["", "x", "[]", '{"mailings": 3}', '{"mailings": [{}]}', '{"mailings": [{"id": "../7"}]}']
+)
+def test_an_answer_that_is_none_ends_the_run(archive, capfd, answer):
+    """And what was published stays so; the metric of the last success shows the age."""
+    archive.run(mailing())
+    before = archive.metrics()
+    (archive.path / "answer").write_text(answer)
+    assert archive.call("run") == 1
+    assert "newsletter-archive: the archive command" in capfd.readouterr().err
+    assert archive.metrics() == before
+
+
+def test_what_could_not_be_sent_is_sent_by_the_next_run(archive, capfd):
+    (archive.path / "down").touch()
+    assert archive.run(mailing()) == 1
+    assert "ssh: no route" in capfd.readouterr().err
+    assert archive.metrics()["last_success_timestamp_seconds"] == 0
+    (archive.path / "down").unlink()
+    assert archive.run() == 0
+    assert "2026-01-31-7.html" in archive.pages()
+
+
+def test_rsync_takes_one_host_key_and_one_key(archive):
+    """No other host gets the pages, and no agent's key is tried."""
+    archive.run(mailing())
+    arguments = (archive.path / "rsync-arguments").read_text().splitlines()
+    assert arguments[-2:] == [f"{archive.path}/archive/site/", "newsletter@[fd77::12]:."]
+    (shell,) = [argument for argument in arguments if argument.startswith("--rsh=")]
+    for word in (
+        "-i /k",
+        "UserKnownHostsFile=/h",
+        "StrictHostKeyChecking=yes",
+        "IdentitiesOnly=yes",
+        "GlobalKnownHostsFile=/dev/null",
+    ):
+        assert word in shell
+    assert not any("delete" in argument for argument in arguments)
+
+
+def test_a_withdrawn_newsletter_is_a_note_for_good(archive, capfd):
+    """Nothing is deleted at the web host, where links lead: the page says so."""
+    archive.run(mailing())
+    assert archive.call("withdraw", "7") == 0
+    assert "Withdrawn" in archive.page("2026-01-31-7.html") and "Dear" not in archive.page("2026-01-31-7.html")
+    assert "2026-01-31-7" not in archive.page("index.html")
+    archive.run(mailing())
+    assert archive.asked()["known"] == [7]
+    assert "Withdrawn" in archive.page("2026-01-31-7.html")
+    assert archive.call("withdraw", "8") == 1
+    assert "neither published nor refused" in capfd.readouterr().err
+
+
+def test_help_names_the_commands(capsys):
+    with pytest.raises(SystemExit) as ended:
+        tool.main(["--help"])
+    assert ended.value.code == 0
+    assert "withdraw ID" in capsys.readouterr().out
+
+
+def test_the_tool_needs_nothing_but_python():
+    text = (ROOT / "roles/newsletter_archive/files/usr/local/sbin/newsletter-archive").read_text()
+    assert text.startswith("#!/usr/bin/python3\n")
+    assert "mail_tools" not in text
