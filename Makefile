@@ -36,7 +36,7 @@ shell: ## a root shell on a lab host: make shell HOST=crm-ext-01
 	@$(LAB) podman exec -it $(HOST) bash -l
 
 .PHONY: check
-check: setup ## lint, unit, render and contract tests: seconds, no hosts
+check: setup ## lint, unit, render and contract tests: minutes, no hosts
 	@lab/bin/check
 
 .PHONY: test
