@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import time
 
 import pytest
@@ -237,6 +238,33 @@ def test_dovecot_killed_in_a_storm_loses_nothing(crm_int, world, clean, eventual
 
     eventually(arrived, within=120, every=2)
     eventually(lambda: address not in crm_int.check_output("postqueue -j"))
+
+
+BURST = """
+import smtplib, sys, threading
+def send():
+    with smtplib.SMTP("crm-int-01.torproject.test", 25, "mx.outside.test", 60) as session:
+        for _ in range(40):
+            session.sendmail("", sys.argv[1:], "To: " + sys.argv[1] + chr(10) * 2 + "burst" * 800)
+threads = [threading.Thread(target=send) for _ in range(10)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+
+
+@pytest.mark.mutates
+def test_a_burst_to_one_mailbox_waits_for_nothing(crm_int, world, clean, eventually):
+    """Bounces come as fast as the mailing went; what Dovecot puts off comes back after minutes (S8)."""
+    address = fresh()
+    seen = "cat /var/log/mail.log | wc -l"
+    start = int(crm_int.check_output(seen))
+    world.check_output(f"python3 -c {shlex.quote(BURST)} '{address}'")
+    search = f"doveadm search -u staging-crm header To '{address}' | wc -l"
+    eventually(lambda: int(crm_int.check_output(search)) == 400, within=60, every=1)
+    log = crm_int.check_output(
+        f"tail -n +{start} /var/log/mail.log | grep -F '{address}' | grep -c status=deferred || :"
+    )
+    assert log == "0"
 
 
 @pytest.mark.mutates

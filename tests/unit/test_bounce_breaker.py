@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -387,3 +388,16 @@ def test_wrong_settings_are_told_in_one_line(settings_file, capsys):
         change(settings_file, mode="active", storm_messages=20, policy_texts=[])
     assert bounce_breaker.main(["--config", str(settings_file), "release", "nobody"]) == 2
     assert "known: gmail, orange, default" in capsys.readouterr().err
+
+
+def test_a_pass_leaves_no_file_open(breaker, box):
+    """The service passes every ten seconds for months; the collector of garbage may come late."""
+    gc.disable()
+    try:
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        for number in range(5):
+            box.deliver(dsn("a@x.example", queue=number))
+            breaker()
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+    finally:
+        gc.enable()

@@ -21,6 +21,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -421,8 +422,9 @@ def main(argv: list[str] | None = None) -> int:
 def once(options: argparse.Namespace, settings: Settings, limits: Limits, state: Path) -> int:
     """Do what is asked, once; returns the exit status."""
     try:
-        with locked(state.with_suffix(".lock")):
-            breaker = Breaker(settings, limits, open_state(state, SCHEMA))
+        # Closed each time: this process runs for months.
+        with locked(state.with_suffix(".lock")), closing(open_state(state, SCHEMA)) as database:
+            breaker = Breaker(settings, limits, database)
             if options.command == "status":
                 found = breaker.status()
                 print(json.dumps(found, indent=2) if options.json else describe(found))
