@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import platform
 import re
@@ -9,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "benchmarks"
@@ -61,3 +64,34 @@ def start_on_host(host: str, *command: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [LAUNCH, "podman", "exec", "-i", host, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
+
+
+def need_lab(host: str) -> None:
+    """Exit if this lab host does not run."""
+    if subprocess.run([LAUNCH, "podman", "exec", host, "true"], capture_output=True).returncode != 0:
+        sys.exit("bench: the lab does not run: 'make lab' first")
+
+
+def ask_agent(host: str, agent: str, timeout: float, **asked: Any) -> dict[str, Any]:
+    """Run a program on a host: arguments as JSON on its stdin, as they may hold a password; its result as JSON.
+
+    Raises RuntimeError with the program's last words, TimeoutExpired after `timeout` seconds.
+    """
+    done = subprocess.run(
+        [LAUNCH, "podman", "exec", "-i", host, "python3", "-c", agent],
+        input=json.dumps(asked), capture_output=True, text=True, timeout=timeout,
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise RuntimeError(f"{asked['action']} on {host}: {done.stderr.strip()[-400:]}")
+    return json.loads(done.stdout)
+
+
+def hosts_and_sizes(text: str | None, full: str) -> argparse.ArgumentParser:
+    """Return a parser of what a benchmark with a mail agent can be told; `full` says what --full means."""
+    made = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--host", default="crm-int-01", help="container that is measured (%(default)s)")
+    made.add_argument("--world", default="world", help="container with the fake providers (%(default)s)")
+    made.add_argument("--site", default="crm", help="site that sends and gets reports (%(default)s)")
+    made.add_argument("--full", action="store_true", help=full)
+    made.add_argument("--divide", type=int, default=1, metavar="N", help="all sizes by N: a trial, no page is written")
+    return made

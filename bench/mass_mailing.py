@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from common import LAUNCH, on_host, table, write_page
+from common import LAUNCH, ask_agent, hosts_and_sizes, need_lab, on_host, table, write_page
 from front_door import vault
 from mail_agent import MARK
 
@@ -56,14 +56,8 @@ class Host:
     serial: int = 0
 
     def ask(self, action: str, timeout: float = 300, **given: Any) -> dict[str, Any]:
-        """Run one action of mail_agent.py on this host. Its arguments may hold a password, so they go to stdin."""
-        done = subprocess.run(
-            [LAUNCH, "podman", "exec", "-i", self.name, "python3", "-c", AGENT],
-            input=json.dumps({"action": action} | given), capture_output=True, text=True, timeout=timeout + 30,
-        )  # fmt: skip
-        if done.returncode != 0:
-            raise RuntimeError(f"{action} on {self.name}: {done.stderr.strip()[-400:]}")
-        return json.loads(done.stdout)
+        """Run one action of mail_agent.py on this host."""
+        return ask_agent(self.name, AGENT, timeout + 30, action=action, **given)
 
     def inject(self, recipients: dict[str, int], how: str = "reused", parallel: int = 1) -> dict[str, Any]:
         """Hand in so many messages for each domain; raise RuntimeError if one was not taken."""
@@ -473,20 +467,14 @@ SECTIONS: dict[str, tuple[str, Callable[[Bench], list[str]]]] = {
 
 
 def options(argv: list[str] | None) -> argparse.Namespace:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--host", default="crm-int-01", help="container that is measured (%(default)s)")
-    made.add_argument("--world", default="world", help="container with the fake providers (%(default)s)")
-    made.add_argument("--site", default="crm", help="site whose login submits (%(default)s)")
-    made.add_argument("--full", action="store_true", help="10,000, 100,000 and 200,000 messages: more than an hour")
-    made.add_argument("--divide", type=int, default=1, metavar="N", help="all sizes by N: a trial, no page is written")
+    made = hosts_and_sizes(__doc__, "10,000, 100,000 and 200,000 messages: more than an hour")
     made.add_argument("--only", nargs="+", choices=SECTIONS, help="these sections: a trial, no page is written")
     return made.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     given = options(argv)
-    if subprocess.run([LAUNCH, "podman", "exec", given.host, "true"], capture_output=True).returncode != 0:
-        sys.exit("bench: the lab does not run: 'make lab' first")
+    need_lab(given.host)
     network = "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}}{{end}}"
     inspect = [LAUNCH, "podman", "inspect", "--format", network, given.host]
     outer = on_host(given.host, "ip", "-4", "-o", "addr", "show", "eth0").split()[3].split("/")[0]

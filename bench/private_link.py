@@ -11,12 +11,11 @@ from __future__ import annotations
 import itertools
 import os
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
-from common import LAUNCH, on_host, start_on_host, table, write_page
+from common import LAUNCH, need_lab, on_host, start_on_host, table, write_page
 
 INT, EXT = "crm-int-01", "crm-ext-01"
 PORT = 5201
@@ -172,8 +171,7 @@ def recoveries(inner: str) -> list[str]:
 
 
 def main() -> None:
-    if subprocess.run([LAUNCH, "podman", "exec", INT, "true"], capture_output=True).returncode != 0:
-        sys.exit("bench: the lab does not run: 'make lab' first")
+    need_lab(INT)
     outer = on_host(INT, "ip", "-4", "-o", "addr", "show", "eth0").split()[3].split("/")[0]
     inner = on_host(INT, "ip", "-4", "-o", "addr", "show", "lo").split("inet ")[2].split("/")[0]
     lines = [

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common import LAUNCH, on_host, table, write_page
+from common import ask_agent, hosts_and_sizes, need_lab, on_host, table, write_page
 from front_door import vault
 from report_agent import MARK
 
@@ -66,14 +66,7 @@ class Bench:
 
     def ask(self, action: str, timeout: float = 60, host: str = "", **given: Any) -> dict[str, Any]:
         """Have the agent do something; its own limit of time is `timeout`, in seconds."""
-        done = subprocess.run(
-            [LAUNCH, "podman", "exec", "-i", host or self.host, "python3", "-c", AGENT],
-            input=json.dumps({"action": action, "seconds": timeout} | given),
-            capture_output=True, text=True, timeout=timeout + 180,
-        )  # fmt: skip
-        if done.returncode != 0:
-            raise RuntimeError(f"{action}: {done.stderr.strip()[-400:]}")
-        return json.loads(done.stdout)
+        return ask_agent(host or self.host, AGENT, timeout + 180, action=action, seconds=timeout, **given)
 
     def query(self, text: str) -> list[list[str]]:
         """Ask the site's database about the benchmark's mailing."""
@@ -248,20 +241,14 @@ def measure(bench: Bench) -> list[str]:
 
 
 def options(argv: list[str] | None) -> argparse.Namespace:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--host", default="crm-int-01", help="container that is measured (%(default)s)")
-    made.add_argument("--world", default="world", help="container that sends the reports (%(default)s)")
-    made.add_argument("--site", default="crm", help="site with CiviCRM (%(default)s)")
-    made.add_argument("--bound", default="test-crm", help="site without, whose mailbox gives the bound (%(default)s)")
-    made.add_argument("--full", action="store_true", help="20,000 reports: half an hour")
-    made.add_argument("--divide", type=int, default=1, metavar="N", help="all sizes by N: a trial, no page is written")
+    made = hosts_and_sizes(__doc__, "20,000 reports: half an hour")
+    made.add_argument("--bound", default="test-crm", help="site without CiviCRM, for the bound (%(default)s)")
     return made.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     given = options(argv)
-    if subprocess.run([LAUNCH, "podman", "exec", given.host, "true"], capture_output=True).returncode != 0:
-        sys.exit("bench: the lab does not run: 'make lab' first")
+    need_lab(given.host)
     bench = Bench(
         host=given.host,
         world=given.world,

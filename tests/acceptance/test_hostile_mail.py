@@ -11,6 +11,7 @@ import zipfile
 
 import pytest
 from newsletters import contact, folder_counts, newsletter, run_job
+from reports import dsn
 
 # Bytes as they are: swaks would mend them.
 SEND = """
@@ -142,11 +143,7 @@ def test_bad_messages_are_filed_or_refused_and_the_bounce_behind_them_counts(crm
     refused = {name: code for name, code in said.items() if code != 250}
     assert refused == {"mail-loop": 554, "three-hundred-levels": 550}
     assert send_large(world, address, 50_000_000) == 552
-    bounce = report(
-        b"Reporting-MTA: dns; mx.outside.test\r\n\r\nFinal-Recipient: rfc822; <WHO>\r\nAction: failed\r\n"
-        b"Status: 5.1.1\r\nDiagnostic-Code: smtp; 550 5.1.1 <WHO>: no such user\r\n\r\n--x--\r\n"
-    )
-    bounce = bounce.replace(b"<TO>", genuine.encode()).replace(b"<WHO>", reader.encode())
+    bounce = dsn(reader, to=genuine).replace(b"\n", b"\r\n")
     assert send(world, genuine, {"bounce": bounce}) == {"bounce": 250}
     accepted = len(messages) - len(refused) + 1
     eventually(lambda: sum(folder_counts(crm_int).values()) == sum(before.values()) + accepted, within=60)
