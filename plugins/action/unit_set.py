@@ -1,0 +1,40 @@
+"""Render a set of files and units on the controller and hand it to the host in one call.
+
+The options stand in plugins/modules/unit_set.py (ansible-doc unit_set).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.loader import action_loader
+
+FileSet: Any = action_loader.get("file_set", class_only=True)
+UNIT = {"name", "state", "enabled", "masked", "reload_command", "defer_while"}
+
+
+class ActionModule(FileSet):
+    """Evaluate, render, send; then the host brings the units into their states."""
+
+    MODULE = "unit_set"
+    OPTIONS = FileSet.OPTIONS | {"units"}
+
+    def _more(self) -> dict[str, Any]:
+        return {"units": [self._unit(one) for one in self._wanted("units")]}
+
+    def _unit(self, unit: dict[str, Any]) -> dict[str, Any]:
+        problem = ""
+        if set(unit) - UNIT:
+            problem = f"has no option {', '.join(sorted(set(unit) - UNIT))}"
+        elif "." not in str(unit.get("name")):
+            problem = "needs a name with its suffix, such as postfix.service"
+        elif unit.get("state", "started") not in ("started", "stopped", "any"):
+            problem = f"has state '{unit['state']}': it must be started, stopped or any"
+        elif unit.get("enabled", True) not in (True, False, "any"):
+            problem = f"has enabled '{unit['enabled']}': it must be true, false or any"
+        if problem:
+            raise AnsibleActionFail(f"unit_set {self._set}: unit {unit.get('name')} {problem}")
+        if unit.get("enabled") == "any":
+            unit["enabled"] = None
+        return unit

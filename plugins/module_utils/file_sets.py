@@ -1,0 +1,254 @@
+"""Compare a set of files with the host, have it checked, and replace it together or not at all.
+
+`set_checks` shows the candidates to their parsers; `set_journal` puts them in place. Standard library of Python 3.11 to
+3.13 only.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fnmatch
+import glob
+import grp
+import os
+import pwd
+import shutil
+import stat
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils import set_checks, set_journal
+from ansible.module_utils.set_journal import STAGED_SUFFIX, Change, Outcome, Refused, Target, parent, read, status_of
+
+SCRATCH = "/run"
+
+
+def _account(name: Any, database: Any, kind: str, path: str, check: bool) -> int | None:
+    if isinstance(name, int) or str(name).isdigit():
+        return int(name)
+    try:
+        entry = database(str(name))
+    except KeyError:
+        if check:  # a user to come
+            return None
+        raise Refused(f"{path}: this host has no {kind} '{name}': correct the name, or make it first") from None
+    return entry.pw_uid if kind == "user" else entry.gr_gid
+
+
+def targets_of(files: list[dict[str, Any]], check: bool) -> tuple[list[Target], list[str]]:
+    """Return the targets of a set's entries, and the accounts that a check found to come."""
+    targets, coming = [], []
+    for entry in files:
+        path = entry["dest"]
+        uid = _account(entry["owner"], pwd.getpwnam, "user", path, check)
+        gid = _account(entry["group"], grp.getgrnam, "group", path, check)
+        for value, name in ((uid, entry["owner"]), (gid, entry["group"])):
+            if value is None and name not in coming:
+                coming.append(name)
+        targets.append(
+            Target(
+                path=path,
+                kind=entry["kind"],
+                uid=uid,
+                gid=gid,
+                mode=int(entry["mode"], 8) if entry.get("mode") else None,
+                content=base64.b64decode(entry["content"]) if entry.get("content") is not None else None,
+                link=entry.get("target", ""),
+                keep=entry.get("keep", False),
+                hidden=entry.get("no_log", False),
+                restart=entry.get("restart", []),
+                reload=entry.get("reload", []),
+                notify=entry.get("notify", []),
+            )
+        )
+    return targets, coming
+
+
+def _describe(status: os.stat_result) -> str:
+    return f"{stat.S_IMODE(status.st_mode):04o} {status.st_uid}:{status.st_gid}"
+
+
+def _same_attributes(status: os.stat_result, target: Target) -> bool:
+    return (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (target.uid, target.gid, target.mode)
+
+
+def compare(target: Target) -> Change | None:
+    """Return what separates a path from what is wanted there, or None."""
+    status = status_of(target.path)
+    if target.kind == "absent":
+        if status is None:
+            return None
+        if stat.S_ISDIR(status.st_mode):
+            with contextlib.suppress(OSError):
+                if os.listdir(target.path):
+                    raise Refused(f"{target.path} is a directory that is not empty: move away what is in it")
+            return Change("remove", target)
+        before = read(target.path) if stat.S_ISREG(status.st_mode) else None
+        return Change("remove", target, before)
+    if target.kind == "directory":
+        if status is None:
+            return Change("make", target)
+        if stat.S_ISLNK(status.st_mode):
+            os.close(set_journal.open_directory(target.path))  # refuses a planted one
+            return None
+        if not stat.S_ISDIR(status.st_mode):
+            raise Refused(f"{target.path} is not a directory: move it away")
+        return None if _same_attributes(status, target) else Change("attributes", target, None, _describe(status))
+    if status is not None and stat.S_ISDIR(status.st_mode):
+        raise Refused(f"{target.path} is a directory where the set has a {target.kind}: move it away")
+    if status is not None and stat.S_ISLNK(status.st_mode):
+        with parent(target.path) as (directory, name):
+            holder = os.fstat(directory)
+            if not set_journal.trusted(holder):
+                owner = set_journal.name_of(holder.st_uid)
+                raise Refused(f"{target.path} is a symbolic link in a directory of {owner}: remove it")
+            if target.kind == "link":
+                same = os.readlink(name, dir_fd=directory) == target.link
+                return None if same else Change("link", target)
+    if target.kind == "link":
+        return Change("link", target)
+    if status is None or not stat.S_ISREG(status.st_mode):
+        return Change("replace", target)
+    before = read(target.path)
+    if before != target.content and not target.keep:
+        return Change("replace", target, before, _describe(status))
+    return None if _same_attributes(status, target) else Change("attributes", target, None, _describe(status))
+
+
+def missing_directories(changes: list[Change], named: set[str]) -> list[Change]:
+    """Return the directories above new files that neither exist nor stand in the set: root's, 0755."""
+    found: dict[str, Change] = {}
+    for change in changes:
+        if change.action == "remove":
+            continue
+        for above in list(reversed(Path(change.target.path).parents))[1:]:
+            path = str(above)
+            if path not in named and path not in found and status_of(path) is None:
+                found[path] = Change("make", Target(path=path, kind="directory", mode=0o755))
+    return list(found.values())
+
+
+def _managed(path: str, marker: str) -> bool:
+    """Return whether the head of a file says that we wrote it."""
+    status = status_of(path)
+    if status is None or not stat.S_ISREG(status.st_mode):
+        return False
+    return marker.encode() in read(path)[:2000]
+
+
+def removals(
+    owns: list[dict[str, Any]], wanted: set[str], written: set[str], marker: str
+) -> tuple[list[Change], list[str]]:
+    """Return what to remove below the owned patterns, and a line for each stranger's file there.
+
+    wanted: paths that the set names; written: paths that its earlier runs wrote.
+    """
+    changes: dict[str, Change] = {}
+    strangers = []
+    for own in owns:
+        for path in sorted(glob.glob(own["pattern"], recursive=True, include_hidden=False)):
+            if path in wanted or path in changes or path.endswith(STAGED_SUFFIX):
+                continue
+            if os.path.isdir(path) and not os.path.islink(path):
+                continue
+            if any(fnmatch.fnmatch(path, pattern) for pattern in own["except"]):
+                continue
+            if path in written or own["strangers"] == "remove" or _managed(path, marker):
+                removed = Target(path=path, kind="absent", restart=own["restart"], reload=own["reload"], hidden=True)
+                found = compare(removed)
+                if found:
+                    changes[path] = found
+            else:
+                strangers.append(f"{path} is not ours and stays: remove it, or name it in the inventory")
+    return list(changes.values()), strangers
+
+
+def _text(data: bytes | None) -> str:
+    if data is None:
+        return ""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return f"({len(data)} bytes, not text)\n"
+
+
+def _diff(change: Change) -> dict[str, str]:
+    target = change.target
+    head = {"before_header": target.path, "after_header": target.path}
+    wanted = f"{target.mode or 0:04o} {target.uid}:{target.gid}\n"
+    match change.action:
+        case "replace":
+            return {**head, "before": _text(change.before), "after": _text(target.content)}
+        case "link":
+            return {**head, "before": "", "after": f"-> {target.link}\n"}
+        case "remove":
+            return {**head, "before": _text(change.before) or "(there)\n", "after": ""}
+    return {**head, "before": change.before_attributes and change.before_attributes + "\n", "after": wanted}
+
+
+def _unique(targets: list[Target]) -> None:
+    seen: set[str] = set()
+    for target in targets:
+        if target.path in seen:
+            raise Refused(f"{target.path} stands twice in the set: name it once")
+        seen.add(target.path)
+
+
+def apply(payload: dict[str, Any], outcome: Outcome, before_commit: Any = None) -> list[Change]:
+    """Compare, check and replace a set; returns the changes (in check mode those that would be made).
+
+    payload: name, files, owns, checks, commands, marker, check, diff. before_commit(changes) is called when every
+    check has passed, before the first file is replaced.
+    """
+    name, check, files = payload["name"], payload["check"], payload["files"]
+    if not check:
+        outcome.done += [f"completed {one}, which an interrupted run had begun" for one in set_journal.complete_all()]
+    scratch = tempfile.mkdtemp(prefix="file-sets-", dir=SCRATCH)
+    os.chmod(scratch, 0o711)
+    try:
+        if set_checks.make_accounts(files, scratch, check):
+            outcome.done.append("made users or groups")
+        targets, coming = targets_of(files, check)
+        outcome.done += [f"account {account} is to come" for account in coming]
+        _unique(targets)
+        changes = [change for target in targets if (change := compare(target))]
+        manifest = sorted(target.path for target in targets if target.kind in ("file", "link"))
+        written = set(set_journal.read_state(set_journal.state_path("manifests", name)) or [])
+        gone, strangers = removals(payload["owns"], {t.path for t in targets}, written, payload["marker"])
+        outcome.warnings += strangers
+        changes += gone
+        changes = missing_directories(changes, {t.path for t in targets}) + changes
+        validators = {entry["dest"]: entry.get("validate", "") for entry in files}
+        outcome.done += set_checks.validate_files(changes, validators, scratch, check)
+        changes += set_checks.compile_products(files, {t.path: t for t in targets}, changes, scratch, check)
+        outcome.done += set_checks.check_set(payload["checks"], changes, scratch, check)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    outcome.paths = [change.target.path for change in changes]
+    if payload["diff"]:
+        outcome.diff = [_diff(change) for change in changes if not change.target.hidden]
+    if check:
+        return changes
+    if changes:
+        if before_commit:
+            before_commit(changes)
+        set_journal.replace(name, changes, manifest, set_journal.marks_of(changes, payload["commands"]))
+    elif set(manifest) != written:
+        set_journal.write_state(set_journal.state_path("manifests", name), manifest)
+    if set_checks.make_directories(files, check):
+        outcome.done.append("made directories")
+    for one in payload["commands"]:
+        if any(one["command"] in marks["commands"] for marks in set_journal.all_marks().values()):
+            done = set_journal.run(one["command"])
+            if done.returncode:
+                said = set_journal.one_line(done.stderr + "\n" + done.stdout, "\0")
+                status = done.returncode
+                raise Refused(
+                    f"'{one['command']}' ended with status {status}: {said}; mend it and run the playbook again"
+                )
+            set_journal.settle("commands", one["command"])
+            outcome.done.append(f"ran {one['command']}")
+    outcome.notify = list((set_journal.all_marks().get(name) or set_journal.empty_marks())["notify"])
+    return changes

@@ -1,0 +1,233 @@
+#!/usr/bin/python
+# GPL-3.0-or-later
+"""The host's side of file_set: see plugins/action/file_set.py for the controller's."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: file_set
+short_description: Replace a set of files together, or not at all
+description:
+  - Renders all templates of a set on the controller, and compares, checks and replaces its files on the host in one
+    call.
+  - All changed files are shown to their parsers as candidates before the first one is replaced.
+  - Files are replaced by rename under a journal in /var/lib/file-sets. A run that is killed leaves the old set, the
+    new one,
+    or a journal that the next run, or the unit file-sets.service at boot, completes.
+  - What a changed file asks for (O(entries[].restart), O(entries[].reload), O(commands), O(entries[].notify)) is kept
+    on the
+    host until it is done, so a run that is killed before it loses nothing.
+  - Files below /etc/sysusers.d and /etc/tmpfiles.d are handed to systemd-sysusers, before owners are looked up, and to
+    systemd-tmpfiles, when the files are in place.
+  - Missing parent directories are made, with owner root and mode 0755. Links in directories of lesser users are
+    refused.
+options:
+  name:
+    description: Name of the set, unique on the host. Lower-case letters, digits, _ and -.
+    type: str
+    required: true
+  entries:
+    description:
+      - Files, directories, links and absences. The list is evaluated by the plugin, so that an entry can have a loop.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      src:
+        description:
+          - Template (name ends in .j2, below templates/), file or whole directory (below files/), or an absolute
+            path.
+        type: str
+      content:
+        description: The content itself, in place of O(entries[].src).
+        type: str
+      dest:
+        description: Absolute path. Without it, C(/) and O(entries[].src) without .j2.
+        type: path
+      state:
+        description: What is to be at O(entries[].dest).
+        choices: [file, directory, link, absent]
+        default: file
+        type: str
+      target:
+        description: Where a link points.
+        type: str
+      owner:
+        description: Owner.
+        type: str
+        default: root
+      group:
+        description: Group.
+        type: str
+        default: root
+      mode:
+        description: Four octal digits as text. 0644 for files and 0755 for directories if it is left out.
+        type: str
+      validate:
+        description: Command that checks the candidate at C(%s), which has the file's own name. Run without a shell.
+        type: str
+      compile:
+        description: Command that compiles the candidate at C(%s) and leaves O(entries[].product)'s base name beside it.
+        type: str
+      product:
+        description: Absolute path of the compiled form, replaced together with its source.
+        type: path
+      keep:
+        description: Leave the content of a file that exists. Owner and mode are kept right.
+        type: bool
+        default: false
+      loop:
+        description: List; the entry stands once for each C(item).
+        type: list
+        elements: raw
+      when:
+        description: Expression or list of them. If one is false, the set does not have the entry.
+        type: raw
+      vars:
+        description: Further variables for the entry and its template.
+        type: dict
+      restart:
+        description: Units that must be restarted after this entry changed.
+        type: list
+        elements: str
+      reload:
+        description: Units that must be reloaded after this entry changed.
+        type: list
+        elements: str
+      notify:
+        description: Handlers to notify after this entry changed, by this run or by a later one if this one is killed.
+        type: list
+        elements: str
+      no_log:
+        description: Show neither a difference nor the output of a check.
+        type: bool
+        default: false
+  owns:
+    description:
+      - Patterns, as texts or as dictionaries. Files there that an earlier run wrote, and the set does not name any
+        more, are
+        removed. Files of strangers are named in a warning, or removed with C(strangers) C(remove).
+    type: list
+    elements: raw
+    default: []
+    suboptions:
+      pattern:
+        description: Absolute glob.
+        type: str
+      strangers:
+        description: What happens to files that we did not write.
+        choices: [keep, remove]
+        default: keep
+        type: str
+      except:
+        description: Globs of paths that belong to others.
+        type: list
+        elements: str
+      restart:
+        description: Units that must be restarted after a removal.
+        type: list
+        elements: str
+      reload:
+        description: Units that must be reloaded after a removal.
+        type: list
+        elements: str
+  checks:
+    description: Checks of the whole candidate set, run if anything below their trees changes.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      command:
+        description:
+          - Command. C(%t) is the directory that holds copies of the trees with the set applied, whose files speak of
+            the copies.
+        type: str
+        required: true
+      trees:
+        description: Directories to copy.
+        type: list
+        elements: path
+        required: true
+  commands:
+    description: Commands to run when files changed, after they are in place.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      command:
+        description: Command. Run without a shell.
+        type: str
+        required: true
+      changed:
+        description: Globs of the entries whose change asks for it.
+        type: list
+        elements: str
+        required: true
+  settles:
+    description: Handlers whose notifications are done by this task. For handlers that are sets themselves.
+    type: list
+    elements: str
+    default: []
+author: CiviCRM on two hosts
+"""
+
+EXAMPLES = r"""
+- name: Write who may enter
+  file_set:
+    name: people
+    entries:
+      - src: etc/apache2/civicrm/people-site.htpasswd.j2
+        dest: /etc/apache2/civicrm/people-{{ item.name }}.htpasswd
+        loop: "{{ front_doors }}"
+        group: www-data
+        mode: "0640"
+        no_log: true
+        reload: apache2.service
+    owns:
+      - /etc/apache2/civicrm/people-*.htpasswd
+"""
+
+RETURN = r"""
+paths:
+  description: Paths that were changed, or would be.
+  type: list
+  returned: always
+done:
+  description: What else was done, in words.
+  type: list
+  returned: always
+"""
+
+import base64
+import json
+import zlib
+from dataclasses import asdict
+
+from ansible.module_utils import file_sets, set_journal
+from ansible.module_utils.basic import AnsibleModule
+
+
+def main() -> None:
+    module = AnsibleModule(
+        # One opaque text: Ansible writes a module's arguments to the host's log, and shows them with -vvv.
+        argument_spec={"payload": {"type": "str", "required": True, "no_log": True}},
+        supports_check_mode=True,
+    )
+    payload = json.loads(zlib.decompress(base64.b64decode(module.params["payload"])))
+    outcome = set_journal.Outcome()
+    try:
+        with set_journal.locked():
+            changes = file_sets.apply(payload, outcome)
+            for handler in payload["settles"]:
+                set_journal.settle("notify", handler)
+    except set_journal.Refused as error:
+        module.fail_json(msg=f"{payload['name']}: {error}")
+    for warning in outcome.warnings:
+        module.warn(warning)
+    module.exit_json(
+        changed=bool(changes or outcome.done), **{k: v for k, v in asdict(outcome).items() if k != "warnings"}
+    )
+
+
+if __name__ == "__main__":
+    main()
