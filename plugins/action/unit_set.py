@@ -11,7 +11,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.loader import action_loader
 
 FileSet: Any = action_loader.get("file_set", class_only=True)
-UNIT = {"name", "state", "enabled", "masked", "reload_command", "defer_while"}
+UNIT = {"name", "state", "enabled", "masked", "reload_command", "defer_while", "only"}
 
 
 class ActionModule(FileSet):

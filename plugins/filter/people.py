@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import secrets
@@ -110,16 +111,18 @@ def account_plan(answers: list[dict[str, Any]], people: list[Person]) -> list[di
     return plan
 
 
-def site_accounts(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the answers that account_plan takes from the registered results of a loop over sites."""
+def site_accounts(lines: list[str], sites: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the answers that account_plan takes from lines `SITE ANSWER`, the answer in Base64."""
+    answers = {site: answer for site, _, answer in (line.partition(" ") for line in lines)}
     return [
         {
-            "site": r["item"]["name"],
-            "user": r["item"]["user"],
-            "command": r["item"]["account_command"].split(),
-            "stdout": r["stdout"],
+            "site": s["name"],
+            "user": s["user"],
+            "command": s["account_command"].split(),
+            "stdout": base64.b64decode(answers[s["name"]]).decode(),
         }
-        for r in results
+        for s in sites
+        if s["name"] in answers
     ]
 
 

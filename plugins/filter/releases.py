@@ -60,9 +60,35 @@ def release_files(sites: list[Site], folder: str, commits: list[dict[str, Any]])
     return files
 
 
-def releases_to_send(listed: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return those results of `civicrm-release --json list` whose host has not unpacked the release yet."""
-    return [r for r in listed if r["item"]["item"]["id"] not in json.loads(r["stdout"])["releases"]]
+def releases_due(fetched: list[dict[str, Any]], listed: list[str]) -> list[dict[str, Any]]:
+    """Return [{name, file, id, sha256, unpacked}]: the releases that are not served yet.
+
+    fetched: registered results of `stat` over release_files(). listed: lines of `civicrm-release --json list`; a site
+    that the host does not know yet is not among them.
+    """
+    sites = {site["site"]: site for site in map(json.loads, listed)}
+    due = []
+    for result in fetched:
+        release = result["item"] | {"sha256": result["stat"]["checksum"]}
+        site = sites.get(release["name"], {"current": None, "releases": []})
+        if site["current"] != release["id"]:
+            due.append(release | {"unpacked": release["id"] in site["releases"]})
+    return due
+
+
+def release_shared_folders(sites: list[Site]) -> list[dict[str, str]]:
+    """Return [{path, owner, group}]: each site's shared/ and the folders in it that its releases lead to.
+
+    shared/ itself is root's: in a folder of its own a site could put a link in the place of one of them.
+    """
+    folders = {}
+    for site in sites:
+        base, user, shared = f"{site['base']}/shared", site["user"], site.get("shared", [])
+        if shared:
+            folders[base] = {"path": base, "owner": "root", "group": user}
+        for path in (f"{base}/{entry['to']}" for entry in shared):
+            folders[path] = {"path": path, "owner": user, "group": user}
+    return list(folders.values())
 
 
 def release_description(site: Site, keep_releases: int, keep_dumps: int, pause_seconds: int) -> dict[str, Any]:
@@ -89,6 +115,7 @@ class FilterModule:
         return {
             "site_releases": site_releases,
             "release_files": release_files,
-            "releases_to_send": releases_to_send,
+            "releases_due": releases_due,
+            "release_shared_folders": release_shared_folders,
             "release_description": release_description,
         }

@@ -22,8 +22,6 @@ from typing import Any
 from ansible.module_utils import set_checks, set_journal
 from ansible.module_utils.set_journal import STAGED_SUFFIX, Change, Outcome, Refused, Target, parent, read, status_of
 
-SCRATCH = "/run"
-
 
 def _account(name: Any, database: Any, kind: str, path: str, check: bool) -> int | None:
     if isinstance(name, int) or str(name).isdigit():
@@ -205,7 +203,7 @@ def apply(payload: dict[str, Any], outcome: Outcome, before_commit: Any = None) 
     name, check, files = payload["name"], payload["check"], payload["files"]
     if not check:
         outcome.done += [f"completed {one}, which an interrupted run had begun" for one in set_journal.complete_all()]
-    scratch = tempfile.mkdtemp(prefix="file-sets-", dir=SCRATCH)
+    scratch = tempfile.mkdtemp(prefix="file-sets-", dir=set_journal.SCRATCH)
     os.chmod(scratch, 0o711)
     try:
         if set_checks.make_accounts(files, scratch, check):
@@ -214,7 +212,8 @@ def apply(payload: dict[str, Any], outcome: Outcome, before_commit: Any = None) 
         outcome.done += [f"account {account} is to come" for account in coming]
         _unique(targets)
         changes = [change for target in targets if (change := compare(target))]
-        manifest = sorted(target.path for target in targets if target.kind in ("file", "link"))
+        # What is kept is somebody's state: it is neither compared nor ever removed.
+        manifest = sorted(t.path for t in targets if t.kind in ("file", "link") and not t.keep)
         written = set(set_journal.read_state(set_journal.state_path("manifests", name)) or [])
         gone, strangers = removals(payload["owns"], {t.path for t in targets}, written, payload["marker"])
         outcome.warnings += strangers

@@ -25,20 +25,23 @@ from ansible.module_utils.set_journal import (
     status_of,
 )
 
+NOT_FOUND = 127  # a shell's exit status for a program that is not there
 TEXT_BYTES = 1 << 20  # larger files of a tree are copied without rewriting their paths
 
 
 def _judge(what: str, command: str, shown: str, scratch: str, hidden: bool, check: bool) -> str | None:
     """Run a parser over a candidate. Returns a note where a check on a bare host lacks it. Raises Refused."""
+    program = shlex.split(command)[0]
     try:
-        done = run(command, scratch)
+        done = run(command)
     except FileNotFoundError:
         if check:
-            return f"{what} is not checked: {shlex.split(command)[0]} is not installed yet"
-        program = shlex.split(command)[0]
+            return f"{what} is not checked: {program} is not installed yet"
         raise Refused(f"{what}: {program}, which checks it, is not on this host: install it first") from None
     except subprocess.TimeoutExpired:
         raise Refused(f"{what}: '{shown}' did not end within {COMMAND_SECONDS} s") from None
+    if check and done.returncode == NOT_FOUND:
+        return f"{what} is not checked: a program of '{shown}' is not installed yet"
     if done.returncode:
         said = "its output may hold a secret" if hidden else one_line(done.stderr + "\n" + done.stdout, scratch)
         raise Refused(f"{what} is refused by '{shown}' (exit status {done.returncode}): {said or 'it said nothing'}")
@@ -136,7 +139,13 @@ def check_set(checks: list[dict[str, Any]], changes: list[Change], scratch: str,
         copy_trees(trees, changes, root)
         command = one["command"].replace("%t", root)
         what = ", ".join(c.target.path for c in touched[:3]) + (f" and {len(touched) - 3} more" if touched[3:] else "")
-        notes.append(_judge(what, command, one["command"], root, False, check))
+        try:
+            notes.append(_judge(what, command, one["command"], root, False, check))
+        except Refused as error:
+            if not check:
+                raise
+            # It may miss what an earlier set of the run would have brought.
+            notes.append(f"as the host is now, {error}")
     return [note for note in notes if note]
 
 

@@ -1,8 +1,7 @@
 """Replace files by rename under a journal, and remember what the changed ones still ask for.
 
 Whoever dies while a set is put in place leaves the old set, the new one, or a journal that `complete` finishes: the
-next run of any set calls it, and so does file-sets.service at boot, before the daemons start (this file is that program,
-too).
+next run of any set calls it, and so does file-sets.service at boot, before the daemons start. That unit runs this file.
 
 What a changed file asks for (a restart, a reload, a command, a handler) is written with the journal and stays under
 STATE/pending until somebody has done it.
@@ -25,6 +24,7 @@ import pwd
 import re
 import secrets
 import shlex
+import shutil
 import stat
 import subprocess
 import sys
@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 STATE = "/var/lib/file-sets"
+SCRATCH = "/run"  # candidates, which may be secret, in memory
 UNITS = "/etc/systemd/system/"
 # Units that systemd reads anew only when they are started again, and that lose nothing by it.
 RESTARTED_BY_THEMSELVES = (".timer", ".socket", ".path")
@@ -174,7 +175,7 @@ def one_line(text: str, scratch: str) -> str:
     return "; ".join(lines)[:MESSAGE_CHARACTERS]
 
 
-def run(command: str | list[str], scratch: str = "\0", **options: Any) -> subprocess.CompletedProcess[str]:
+def run(command: str | list[str], **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a command to its end; a status other than 0 is left to the caller, a program that is missing raises."""
     argv = shlex.split(command) if isinstance(command, str) else command
     environment = {**os.environ, "LC_ALL": "C.UTF-8", **options.pop("environment", {})}
@@ -397,6 +398,8 @@ def complete_all() -> list[str]:
     """Finish or undo every set that somebody died over; returns their names."""
     for path in glob.glob(state_path("*") + "*.json.*"):  # of one who died while writing it
         os.unlink(path)
+    for path in glob.glob(os.path.join(SCRATCH, "file-sets-*")):
+        shutil.rmtree(path, ignore_errors=True)
     names = [
         os.path.basename(path).removesuffix(".json") for path in sorted(glob.glob(state_path("journals") + "*.json"))
     ]

@@ -7,13 +7,13 @@ whenever that was. A mark is struck when the unit has been started, restarted or
 from __future__ import annotations
 
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ansible.module_utils import set_journal
 from ansible.module_utils.set_journal import Change, Outcome, Refused
 
-PROPERTIES = "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload,Triggers"
+PROPERTIES = "Id,LoadState,ActiveState,UnitFileState,Triggers,ConditionResult,ConditionTimestampMonotonic"
 RUNNING = ("active", "reloading", "activating", "refreshing")
 # States in which there is nothing to enable: no [Install], a name for another unit, made by a generator.
 ENABLED = ("enabled", "enabled-runtime", "static", "alias", "indirect", "generated", "transient")
@@ -21,7 +21,10 @@ ENABLED = ("enabled", "enabled-runtime", "static", "alias", "indirect", "generat
 
 @dataclass
 class Wanted:
-    """One unit of the set. enabled and masked: None leaves it as it is; state: started, stopped or any."""
+    """One unit of the set. enabled and masked: None leaves it as it is; state: started, stopped or any.
+
+    only: "reload" leaves a restart that is asked for to another set.
+    """
 
     name: str
     state: str = "started"
@@ -29,7 +32,7 @@ class Wanted:
     masked: bool | None = None
     reload_command: str = ""
     defer_while: str = ""
-    problem: str = field(default="", init=False)
+    only: str = ""
 
 
 def systemctl(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -122,9 +125,16 @@ def _enable(unit: Wanted, properties: dict[str, str]) -> list[tuple[str, str]]:
     return orders
 
 
+def _passed_over(properties: dict[str, str]) -> bool:
+    """Return whether systemd found that a condition of the unit does not hold, as for a clock in a container."""
+    return properties["ConditionResult"] == "no" and properties["ConditionTimestampMonotonic"] != "0"
+
+
 def _bring(unit: Wanted, properties: dict[str, str], outcome: Outcome, check: bool) -> None:
     running = properties["ActiveState"] in RUNNING
     mark = _mark_of(unit.name)
+    if mark == "restart" and unit.only == "reload" and running:
+        return
     steps: list[tuple[str, Any]] = [
         (words, lambda what=what: order(what, unit.name)) for what, words in _enable(unit, properties)
     ]
@@ -133,7 +143,10 @@ def _bring(unit: Wanted, properties: dict[str, str], outcome: Outcome, check: bo
     elif unit.state == "started" and not running:
         if properties["ActiveState"] == "failed":
             systemctl("reset-failed", "--", unit.name)
-        steps.append(("started", lambda: order("start", unit.name)))
+        if not _passed_over(properties):
+            steps.append(("started", lambda: order("start", unit.name)))
+        elif not check:
+            order("start", unit.name)
     elif mark and running and unit.state != "stopped":
         if mark == "restart" and unit.defer_while and set_journal.run(unit.defer_while).returncode == 0:
             outcome.warnings.append(

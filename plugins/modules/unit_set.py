@@ -77,6 +77,10 @@ options:
       defer_while:
         description: Command. As long as its status is 0, a restart waits, and the run says so.
         type: str
+      only:
+        description: With V(reload), a restart that is asked for is left to another set.
+        choices: [reload]
+        type: str
       loop:
         description: List; the unit stands once for each C(item).
         type: list

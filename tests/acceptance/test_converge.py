@@ -22,4 +22,4 @@ def test_each_host_converges_alone_after_a_reboot_and_nothing_changes(playbook):
             assert done.returncode == 0, done.stdout[-3000:]
             (recap,) = re.findall(rf"^{host} .*ok=(\d+) +changed=(\d+) ", done.stdout, re.M)
             changed = re.findall(r"^TASK \[([^\n]*)\] \**\n(?:(?:ok|skipping): [^\n]*\n)*changed:", done.stdout, re.M)
-            assert (int(recap[0]) > 80, recap[1]) == (True, "0"), changed[:5]
+            assert (int(recap[0]) > 40, recap[1]) == (True, "0"), changed[:5]

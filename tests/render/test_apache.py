@@ -101,7 +101,8 @@ def test_no_log_line_holds_a_user_name_and_each_has_the_time_to_answer(apache):
 
 
 def test_a_killed_apache_comes_back(apache):
-    assert "Restart=on-failure" in apache("etc/systemd/system/apache2.service.d/civicrm.conf")
+    text = apache("etc/systemd/system/apache2.service.d/civicrm.conf")
+    assert "Restart=always\n" in text and "StartLimitIntervalSec=0\n" in text
 
 
 def test_keys_are_exchanged_as_mozillas_intermediate_profile_says(render, apache):

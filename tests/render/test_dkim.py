@@ -50,5 +50,5 @@ def test_what_cannot_be_signed_waits_and_a_second_from_is_no_way_in(lines):
 
 
 def test_the_signer_is_started_again_however_it_ends(lines):
-    unit = lines("etc/systemd/system/opendkim.service.d/restart.conf")
+    unit = lines("etc/systemd/system/opendkim.service.d/civicrm.conf")
     assert {"Restart=always", "StartLimitIntervalSec=0"} <= set(unit)

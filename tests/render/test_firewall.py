@@ -170,8 +170,22 @@ def test_the_unit_loads_and_removes_only_that_table(render):
         assert re.search(rf"^{action}=\n{action}=\S", unit, re.MULTILINE), action
 
 
-def test_nft_understands_it(text):
+def test_users_are_named_until_the_host_enters_their_uids(render):
+    """So the candidate is the same before its users come, and one command opens the host at the end."""
+    text = render("firewall", "etc/civicrm-firewall/candidate.nft", **named())
+    assert re.findall(r"^define uid_(\S+) = 4294967294$", text, re.MULTILINE) == ["postfix", "crm", "root", "staging"]
+    assert 'meta skuid { $uid_postfix } tcp dport { 25 } accept comment "mailings"' in text
+    assert "meta skuid { $uid_crm, $uid_staging } goto confined" in text
+
+
+def named() -> dict:
+    return {name: value for name, value in VARIABLES.items() if name != "__firewall_users"}
+
+
+@pytest.mark.parametrize("variables", [VARIABLES, named()], ids=["uids", "names"])
+def test_nft_understands_it(render, variables):
     """The whole of it, by nft itself, which `make setup` installs: nothing is loaded."""
+    text = render("firewall", "etc/civicrm-firewall/candidate.nft", **variables)
     nft = shutil.which("nft") or "/usr/sbin/nft"
-    done = subprocess.run([nft, "--check", "--file", "-"], input=text(), capture_output=True, text=True, check=False)
+    done = subprocess.run([nft, "--check", "--file", "-"], input=text, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -48,6 +48,31 @@ def test_a_null_client_takes_mail_from_its_own_programs_and_keeps_none(baseline)
     assert main["myhostname"] == "crm-ext-01.example.org"
 
 
+def test_a_null_client_delivers_nothing_on_its_own_host(baseline):
+    """Without the services there is nothing that could."""
+    lines = [x.split() for x in baseline("etc/postfix/master.cf").splitlines() if x and not x.startswith("#")]
+    assert all(len(line) == 8 for line in lines)
+    services = {line[0] for line in lines}
+    assert {"pickup", "cleanup", "qmgr", "smtp", "error", "bounce"} <= services
+    assert not {"local", "virtual", "lmtp"} & services
+
+
+@pytest.mark.parametrize(("item", "pid_file"), [("rsyslog", False), ("postfix", False), ("postfix@-", True)])
+def test_a_daemon_comes_back_whatever_ended_it_and_as_often(baseline, item, pid_file):
+    unit = directives(baseline("etc/systemd/system/daemon.service.d/civicrm.conf", item=item))
+    assert (unit["Restart"], unit["RestartSec"], unit["StartLimitIntervalSec"]) == ("always", "1", "0")
+    assert ("PIDFile" in unit) is pid_file
+
+
+def test_an_interrupted_set_is_completed_before_any_daemon_reads_it(baseline):
+    """The link's guard and the firewall start earlier than other daemons: they are named."""
+    unit = baseline("etc/systemd/system/file-sets.service")
+    before = set(re.search(r"^Before=(sysinit.*)$", unit, re.MULTILINE)[1].split())
+    assert {"sysinit.target", "nftables.service", "ipsec-guard.service", "ipsec-inner-addresses.service"} <= before
+    assert "DefaultDependencies=no\n" in unit
+    assert "ConditionDirectoryNotEmpty=/var/lib/file-sets/journals\n" in unit
+
+
 @pytest.mark.parametrize(
     ("address", "human"),
     [

@@ -20,3 +20,8 @@ def test_it_listens_on_the_addresses_given_and_on_loopback_only(render):
 def test_without_addresses_it_listens_on_loopback(render):
     text = render("host_metrics", OPTIONS)
     assert [o for o in options(text) if "listen" in o] == ["--web.listen-address=127.0.0.1:9100"]
+
+
+def test_writers_of_metrics_are_members_of_the_group(render):
+    lines = render("host_metrics", "etc/sysusers.d/host-metrics.conf", host_metrics_writers=["mtail"]).splitlines()
+    assert [line for line in lines if line[0] != "#"] == ["g metrics -", "m mtail metrics"]

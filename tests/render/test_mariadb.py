@@ -24,4 +24,4 @@ def test_sizes_and_days_come_from_the_inventory(render):
 
 def test_a_killed_server_comes_back_however_often(render):
     text = render("mariadb", "etc/systemd/system/mariadb.service.d/civicrm.conf")
-    assert "Restart=on-failure\n" in text and "StartLimitIntervalSec=0\n" in text
+    assert "Restart=always\n" in text and "StartLimitIntervalSec=0\n" in text

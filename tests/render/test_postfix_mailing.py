@@ -226,7 +226,7 @@ def test_each_providers_deliveries_ask_for_their_own_turn(postfix):
     assert asked == [(name, f"socketmap:unix:/run/postfix-pace/socket:{name}") for name in ("gmail", "orange")]
     socket = postfix("etc/systemd/system/postfix-pace.socket")
     assert "ListenStream=/run/postfix-pace/socket\n" in socket
-    assert "Requires=postfix-pace.socket\n" in postfix("etc/systemd/system/postfix.service.d/restart.conf")
+    assert "Requires=postfix-pace.socket\n" in postfix("etc/systemd/system/postfix.service.d/civicrm.conf")
 
 
 def test_the_budget_is_one_variable(postfix, tmp_path):
@@ -438,6 +438,6 @@ def test_google_is_told_mailing_and_site(postfix):
 
 def test_systemd_sees_that_the_master_was_killed(render):
     """Debian 12's unit forbids systemd to guess the master: it would call Postfix running without it."""
-    name = "etc/systemd/system/postfix.service.d/restart.conf"
+    name = "etc/systemd/system/postfix.service.d/civicrm.conf"
     assert "\nPIDFile=/var/spool/postfix/pid/master.pid\n" in render("postfix_mailing", name, distribution="Debian-12")
     assert "PIDFile" not in render("postfix_mailing", name)

@@ -18,3 +18,10 @@ def test_dnssec_is_validated_unless_switched_off(render):
     template = "etc/unbound/unbound.conf.d/civicrm.conf"
     assert "module-config" not in render("resolver", template)
     assert 'module-config: "iterator"' in render("resolver", template, resolver_dnssec_enabled=False)
+
+
+def test_unbound_comes_back_as_often_as_it_is_killed(render):
+    """No other program resolves names here; systemd's default gives up after five times in ten seconds."""
+    unit = render("resolver", "etc/systemd/system/unbound.service.d/civicrm.conf")
+    assert "StartLimitIntervalSec=0\n" in unit
+    assert "Restart=always\n" in unit

@@ -291,3 +291,20 @@ def test_an_unknown_site_is_said_with_the_known_ones(place, capsys):
     assert place("list", "shop") == 1
     assert "no site 'shop'" in capsys.readouterr().err
     assert place("list", "crm") == 0
+
+
+def test_all_sites_are_listed_by_one_call(place, capsys):
+    """Ansible asks once for a whole host: a line of JSON for each site, and none where there is no site."""
+    place.deploy("one")
+    (place.folder / "shop.json").write_text(
+        (place.folder / "crm.json").read_text().replace('"crm"', '"shop"').replace("/site", "/other")
+    )
+    capsys.readouterr()
+    assert place("list") == 0
+    listed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(site["site"], site["current"]) for site in listed] == [("crm", "one"), ("shop", None)]
+    assert tool.main(["--config", str(place.folder), "list"]) == 0
+    assert capsys.readouterr().out == "crm:\none (served)\nshop:\nno release yet\n"
+    for path in place.folder.glob("*.json"):
+        path.unlink()
+    assert place("list") == 0 and capsys.readouterr().out == ""

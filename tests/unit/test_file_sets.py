@@ -25,7 +25,7 @@ def state(tmp_path, monkeypatch):
     (tmp_path / "scratch").mkdir()
     (tmp_path / "etc").mkdir()
     monkeypatch.setattr(journal, "STATE", str(tmp_path / "state"))
-    monkeypatch.setattr(sets, "SCRATCH", str(tmp_path / "scratch"))
+    monkeypatch.setattr(journal, "SCRATCH", str(tmp_path / "scratch"))
     # pytest's own folders are a user's: here they stand for root's.
     monkeypatch.setattr(journal, "trusted", lambda status: not status.st_mode & stat.S_IWOTH)
     return tmp_path / "state"

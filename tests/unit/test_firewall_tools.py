@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 
 import pytest
@@ -140,6 +141,48 @@ def test_if_the_rules_before_cannot_be_loaded_the_boots_file_is(host):
     host.kernel.refuses = "# by hand"
     host.rollback()
     assert host.kernel.rules == OLD
+
+
+NAMES = f"define uid_root = 4294967294\ndefine uid_nobody-here = 4294967294\n{NEW}"
+
+
+def test_the_uids_of_this_host_are_entered(host):
+    """The file that the boot loads names no user: a name that is gone would keep all rules from being loaded."""
+    (host.files / "names").write_text(NAMES)
+    host.apply(host.files / "names", 60, "skip")
+    assert host.kernel.rules == NAMES.replace("4294967294", "0", 1)
+    host.confirm()
+    # The same candidate, and a copy of what was made of it.
+    for name in ("names", "copy"):
+        (host.files / "copy").write_text(host.conf.read_text())
+        assert host.apply(host.files / name, 60, "skip") == "unchanged"
+
+
+def test_a_user_whom_the_host_lacks_is_named_and_nothing_is_loaded(host):
+    (host.files / "names").write_text(NAMES)
+    with pytest.raises(
+        host.UnknownUserError, match=r"^this host has no user nobody-here: correct the name, or install"
+    ):
+        host.apply(host.files / "names", 60)
+    assert (host.kernel.rules, host.kernel.timer, host.status()) == (OLD, 0, "confirmed")
+
+
+@pytest.mark.parametrize(("runs", "said"), [(True, "unchanged"), (False, "unchanged, nftables.service started")])
+def test_the_unit_of_the_boot_is_started_and_never_stopped(host, monkeypatch, capsys, runs, said):
+    """Once the rules are confirmed: what Debian's file would load before flushes the tables of others."""
+    calls = []
+
+    def systemctl(command, **_):
+        calls.append(command[1])
+        return subprocess.CompletedProcess(command, 0 if runs or command[1] != "is-active" else 3, "", "")
+
+    monkeypatch.setattr(host.subprocess, "run", systemctl)
+    assert host.main(["apply", str(host.files / "old")]) == 0
+    assert capsys.readouterr().out == f"{said}\n"
+    assert calls == (["is-active"] if runs else ["is-active", "start"])
+    calls.clear()
+    assert host.main(["apply", str(host.files / "new")]) == 0
+    assert calls == []
 
 
 def test_counted_packets_are_no_change_of_the_rules(tools):

@@ -1,5 +1,6 @@
 """The list of people: what is refused, who passes where, and which accounts follow from it (S12)."""
 
+import base64
 import json
 
 import pytest
@@ -77,6 +78,19 @@ def test_accounts_follow_the_list():
     assert people.account_plan([answer(alice="active")], [ALICE]) == []
     (bob,) = people.account_plan([answer("test-crm")], [BOB])
     assert bob["call"] == {"action": "create", "name": "bob", "email": "bob@example.org"}
+
+
+def test_a_site_answers_for_itself_alone():
+    """The application prints what it likes; its answer comes wrapped, and one that is not deployed gives none."""
+    sites = [{"name": name, "user": name, "account_command": f"/bin/{name} --x"} for name in ("crm", "test-crm")]
+    forged = base64.b64encode(b'{"accounts": []}\ntest-crm e30=').decode()
+    (only,) = people.site_accounts([f"crm {forged}"], sites)
+    assert only == {
+        "site": "crm",
+        "user": "crm",
+        "command": ["/bin/crm", "--x"],
+        "stdout": '{"accounts": []}\ntest-crm e30=',
+    }
 
 
 def test_a_blocked_entry_is_as_good_as_none():

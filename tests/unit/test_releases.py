@@ -38,11 +38,27 @@ def test_a_release_is_named_after_what_is_in_it():
     assert local["file"] == "x/a.tar"
 
 
-def test_an_archive_is_sent_once():
-    def listed(release):
-        return {"item": {"item": {"id": release}}, "stdout": json.dumps({"releases": ["one"]})}
+def test_what_is_not_served_is_due_and_an_archive_is_sent_once():
+    """A site that is new on the host is not listed yet; a release that waits unpacked needs no archive."""
 
-    assert releases.releases_to_send([listed("one"), listed("two")]) == [listed("two")]
+    def fetched(name, release):
+        return {"item": {"name": name, "file": "/f", "sha256": "", "id": release}, "stat": {"checksum": "ab" * 32}}
+
+    listed = [json.dumps({"site": name, "current": "one", "releases": ["one", "two"]}) for name in ("a", "b", "c")]
+    wanted = {"a": "one", "b": "two", "c": "3", "d": "one"}
+    due = releases.releases_due([fetched(*pair) for pair in wanted.items()], listed)
+    assert [(d["name"], d["unpacked"]) for d in due] == [("b", True), ("c", False), ("d", False)]
+    assert due[0] == {"name": "b", "file": "/f", "sha256": "ab" * 32, "id": "two", "unpacked": True}
+
+
+def test_shared_folders_are_the_sites_and_what_holds_them_is_roots():
+    """Two places of a release may lead to one folder."""
+    shared = [{"path": "files", "to": "files"}, {"path": "web/files", "to": "files"}]
+    site = {"base": "/srv/a", "user": "u"}
+    assert releases.release_shared_folders([site | {"shared": shared}, site | {"base": "/srv/b"}]) == [
+        {"path": "/srv/a/shared", "owner": "root", "group": "u"},
+        {"path": "/srv/a/shared/files", "owner": "u", "group": "u"},
+    ]
 
 
 def test_the_tool_reads_all_its_keys():

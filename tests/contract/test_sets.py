@@ -1,0 +1,124 @@
+"""Roles put files and units on a host as sets, and in no other way (N33)."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from loading import ROOT
+
+TASKS = sorted([*ROOT.glob("roles/*/tasks/*.yml"), *ROOT.glob("roles/*/handlers/*.yml")])
+SETS = ("file_set", "unit_set")
+# What a set replaces. An exception stands with its reason.
+REPLACED = {
+    f"ansible.builtin.{name}"
+    for name in (
+        "template",
+        "copy",
+        "file",
+        "find",
+        "systemd_service",
+        "service",
+        "user",
+        "group",
+        "lineinfile",
+        "getent",
+    )
+}
+EXCEPTIONS = {
+    ("site_release", "ansible.builtin.copy"): "archives of a hundred megabytes are no configuration",
+    ("site_release", "ansible.builtin.file"): "a directory on the machine that runs Ansible",
+    (
+        "postfix_mailing",
+        "ansible.builtin.getent",
+    ): "uids stand in a table; not asked where a role before has",
+    ("newsletter_site", "ansible.builtin.user"): "sysusers makes accounts that sshd takes for locked",
+}
+
+
+def tasks_in(path: Path):
+    """Every task of a file, those in blocks too."""
+    waiting = list(yaml.safe_load(path.read_text()) or [])
+    while waiting:
+        task = waiting.pop(0)
+        yield task
+        waiting += [below for part in ("block", "rescue", "always") for below in task.get(part, [])]
+
+
+def sets():
+    for path in TASKS:
+        for task in tasks_in(path):
+            for kind in SETS:
+                if kind in task:
+                    yield path, task[kind]
+
+
+def test_a_name_is_one_sets():
+    """Two sets of one name would each remove what the other wrote."""
+    names = {}
+    for path, one in sets():
+        names.setdefault(one["name"], []).append(str(path.relative_to(ROOT)))
+    assert {name: paths for name, paths in names.items() if len(paths) > 1} == {}
+    assert len(names) > 20
+
+
+@pytest.mark.parametrize("path", TASKS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_units_come_as_sets(path):
+    """One call a role: single tasks cost a second each, and a killed run leaves half of them."""
+    role = path.parts[-3]
+    for task in tasks_in(path):
+        for module in REPLACED & set(task):
+            assert (role, module) in EXCEPTIONS or task.get("delegate_to") == "localhost", f"{task['name']}: {module}"
+
+
+def test_packages_are_installed_by_the_profiles():
+    """One call of apt a phase, under a policy that starts nothing."""
+    for path in TASKS:
+        if path.parts[-3] not in ("civicrm_int", "civicrm_ext"):
+            assert "ansible.builtin.apt:" not in path.read_text(), path
+
+
+def test_marks_name_units_that_some_set_brings():
+    """A restart that a file asks for is done by the set that names the unit; nobody would do another."""
+    named = {unit for _, one in sets() for unit in units_of(one)}
+    for path, one in sets():
+        # A loop over what is worked out may stand for any unit of its own set.
+        missing = set() if "*" in units_of(one) else marks_of(one) - named
+        assert missing == set(), path
+
+
+def units_of(one: dict) -> set[str]:
+    """The units of a set, with * for what is worked out."""
+    return {
+        pattern(re.sub(r"\{\{ *item *\}\}", str(item), unit["name"]))
+        for unit in one.get("units", [])
+        for item in (unit["loop"] if isinstance(unit.get("loop"), list) else ["*"])
+    }
+
+
+def marks_of(one: dict) -> set[str]:
+    """The units that the files of a set ask for, likewise."""
+    entries = [*one.get("entries", []), *(own for own in one.get("owns", []) if isinstance(own, dict))]
+    marks = [entry.get(mark, []) for entry in entries for mark in ("restart", "reload")]
+    return {pattern(unit) for mark in marks for unit in ([mark] if isinstance(mark, str) else mark)} - {"*"}
+
+
+def pattern(unit: str) -> str:
+    """A unit's name with * for what is worked out."""
+    return re.sub(r"\{\{.*?\}\}", "*", unit)
+
+
+SERVICES = [
+    path
+    for path in ROOT.glob("roles/*/templates/etc/systemd/system/**/*.j2")
+    if path.name.endswith(".service.j2") or path.parent.name.endswith(".service.d")
+]
+
+
+@pytest.mark.parametrize("path", SERVICES, ids=lambda path: str(path.relative_to(ROOT / "roles")))
+def test_what_is_killed_comes_back_again_and_again(path):
+    """systemd's default gives up after five starts in ten seconds; a daemon of ours comes back every time."""
+    text = path.read_text()
+    if re.search(r"^Restart=(?!no)", text, re.M):
+        assert "\nStartLimitIntervalSec=0\n" in text
+        assert re.search(r"^RestartSec=(1|[1-9]00ms)$", text, re.M)
