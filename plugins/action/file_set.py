@@ -25,7 +25,7 @@ from ansible.template import Templar, trust_as_template
 LISTS = ("entries", "owns", "checks", "commands", "units")
 ENTRY = {
     "src", "content", "dest", "state", "target", "owner", "group", "mode", "validate", "compile", "product", "keep",
-    "loop", "when", "vars", "restart", "reload", "notify", "no_log",
+    "loop", "when", "vars", "restart", "reload", "notify", "no_log", "uids",
 }  # fmt: skip
 OWN = {"pattern", "strangers", "except", "restart", "reload", "when", "loop"}
 STATES = ("file", "directory", "link", "absent")
@@ -225,6 +225,7 @@ class ActionModule(ActionBase):
             "target": str(plain.get("target") or ""),
             "keep": bool(plain.get("keep")),
             "no_log": bool(plain.get("no_log")),
+            "uids": bool(plain.get("uids")),
             "validate": str(plain.get("validate") or ""),
             "compile": str(plain.get("compile") or ""),
             "product": str(plain.get("product") or ""),

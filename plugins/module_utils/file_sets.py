@@ -13,6 +13,7 @@ import glob
 import grp
 import os
 import pwd
+import re
 import shutil
 import stat
 import tempfile
@@ -35,6 +36,22 @@ def _account(name: Any, database: Any, kind: str, path: str, check: bool) -> int
     return entry.pw_uid if kind == "user" else entry.gr_gid
 
 
+UID = re.compile(rb"@uid\(([a-z_][a-z0-9_-]*)\)@")
+
+
+def _with_uids(content: bytes, path: str, check: bool, coming: list[str]) -> bytes:
+    """Return a file's content with the uids that names have on this host. Raises Refused for an unknown one."""
+
+    def number(found: re.Match[bytes]) -> bytes:
+        name = found[1].decode()
+        uid = _account(name, pwd.getpwnam, "user", path, check)
+        if uid is None and name not in coming:
+            coming.append(name)
+        return found[0] if uid is None else str(uid).encode()
+
+    return UID.sub(number, content)
+
+
 def targets_of(files: list[dict[str, Any]], check: bool) -> tuple[list[Target], list[str]]:
     """Return the targets of a set's entries, and the accounts that a check found to come."""
     targets, coming = [], []
@@ -45,6 +62,9 @@ def targets_of(files: list[dict[str, Any]], check: bool) -> tuple[list[Target], 
         for value, name in ((uid, entry["owner"]), (gid, entry["group"])):
             if value is None and name not in coming:
                 coming.append(name)
+        content = base64.b64decode(entry["content"]) if entry.get("content") is not None else None
+        if content and entry.get("uids"):
+            content = _with_uids(content, path, check, coming)
         targets.append(
             Target(
                 path=path,
@@ -52,7 +72,7 @@ def targets_of(files: list[dict[str, Any]], check: bool) -> tuple[list[Target], 
                 uid=uid,
                 gid=gid,
                 mode=int(entry["mode"], 8) if entry.get("mode") else None,
-                content=base64.b64decode(entry["content"]) if entry.get("content") is not None else None,
+                content=content,
                 link=entry.get("target", ""),
                 keep=entry.get("keep", False),
                 hidden=entry.get("no_log", False),
@@ -154,7 +174,9 @@ def removals(
             if any(fnmatch.fnmatch(path, pattern) for pattern in own["except"]):
                 continue
             if path in written or own["strangers"] == "remove" or _managed(path, marker):
-                removed = Target(path=path, kind="absent", restart=own["restart"], reload=own["reload"], hidden=True)
+                removed = Target(
+                    path=path, kind="absent", restart=own["restart"], reload=own["reload"], hidden=True, former=True
+                )
                 found = compare(removed)
                 if found:
                     changes[path] = found

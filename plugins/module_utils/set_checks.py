@@ -38,6 +38,8 @@ def _judge(what: str, command: str, shown: str, scratch: str, hidden: bool, chec
         if check:
             return f"{what} is not checked: {program} is not installed yet"
         raise Refused(f"{what}: {program}, which checks it, is not on this host: install it first") from None
+    except PermissionError as error:
+        raise Refused(f"{what}: '{shown}' cannot be run: {error}") from None
     except subprocess.TimeoutExpired:
         raise Refused(f"{what}: '{shown}' did not end within {COMMAND_SECONDS} s") from None
     if check and done.returncode == NOT_FOUND:
@@ -94,8 +96,12 @@ def _rewrite(path: str, trees: list[str], root: str) -> None:
         Path(path).write_bytes(new)
 
 
+def _below(path: str, trees: list[str]) -> bool:
+    return any(path == tree or path.startswith(tree + "/") for tree in trees)
+
+
 def copy_trees(trees: list[str], changes: list[Change], root: str) -> None:
-    """Copy directories below `root` and apply the changes to the copies."""
+    """Copy directories and files below `root` and apply the changes to the copies."""
     for tree in trees:
         if os.path.isdir(tree):
             # A socket or FIFO has no content to copy.
@@ -103,12 +109,18 @@ def copy_trees(trees: list[str], changes: list[Change], root: str) -> None:
                 modes = {name: os.lstat(os.path.join(directory, name)).st_mode for name in names}
                 return [n for n, m in modes.items() if not (stat.S_ISREG(m) or stat.S_ISDIR(m) or stat.S_ISLNK(m))]
 
-            shutil.copytree(tree, root + tree, symlinks=True, ignore=special, dirs_exist_ok=True)
-        else:
-            os.makedirs(root + tree, exist_ok=True)
+            try:
+                shutil.copytree(tree, root + tree, symlinks=True, ignore=special, dirs_exist_ok=True)
+            except shutil.Error as error:
+                # A daemon's own temporary file went while it was copied.
+                if any("No such file" not in reason for _, _, reason in error.args[0]):
+                    raise
+        elif os.path.isfile(tree):
+            os.makedirs(os.path.dirname(root + tree), exist_ok=True)
+            shutil.copy2(tree, root + tree)
     for change in changes:
         target = change.target
-        if not any(target.path == tree or target.path.startswith(tree + "/") for tree in trees):
+        if not _below(target.path, trees):
             continue
         copy = root + target.path
         os.makedirs(os.path.dirname(copy), exist_ok=True)
@@ -122,6 +134,8 @@ def copy_trees(trees: list[str], changes: list[Change], root: str) -> None:
             Path(copy).write_bytes(target.content or b"")
             os.chmod(copy, target.mode or 0o600)
     for tree in trees:
+        if os.path.isfile(root + tree):
+            _rewrite(root + tree, trees, root)
         for directory, below, names in os.walk(root + tree):
             for name in [*names, *(b for b in below if os.path.islink(os.path.join(directory, b)))]:
                 _rewrite(os.path.join(directory, name), trees, root)
@@ -132,7 +146,7 @@ def check_set(checks: list[dict[str, Any]], changes: list[Change], scratch: str,
     notes = []
     for number, one in enumerate(checks):
         trees = [tree.rstrip("/") for tree in one["trees"]]
-        touched = [c for c in changes if any(c.target.path.startswith(tree + "/") for tree in trees)]
+        touched = [c for c in changes if _below(c.target.path, trees)]
         if not touched:
             continue
         root = os.path.join(scratch, f"tree-{number}")
@@ -206,6 +220,7 @@ def make_directories(files: list[dict[str, Any]], check: bool) -> bool:
             done = run(["systemd-tmpfiles", "--create", entry["dest"]], environment={"SYSTEMD_LOG_LEVEL": "debug"})
             if done.returncode:
                 errors = [line for line in done.stderr.splitlines() if "ailed" in line or "efus" in line]
-                raise Refused(f"{entry['dest']}: systemd-tmpfiles: {'; '.join(errors)[:MESSAGE_CHARACTERS]}")
+                said = "; ".join(errors or done.stderr.splitlines()[-1:])[:MESSAGE_CHARACTERS]
+                raise Refused(f"{entry['dest']}: systemd-tmpfiles: {said}")
             made = made or "Created directory" in done.stderr
     return made

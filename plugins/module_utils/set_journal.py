@@ -67,6 +67,7 @@ class Target:
     restart: list[str] = field(default_factory=list)
     reload: list[str] = field(default_factory=list)
     notify: list[str] = field(default_factory=list)
+    former: bool = False  # found below an owned pattern, and named no more
 
 
 @dataclass

@@ -63,8 +63,17 @@ def order(what: str, unit: str) -> None:
 
 
 def stop_removed(changes: list[Change], outcome: Outcome) -> None:
-    """Stop and disable the units whose files are about to go; [Install] is read while it is there."""
-    removed = {unit for c in changes if c.action == "remove" and (unit := set_journal.unit_of(c.target.path))}
+    """Stop and disable the units whose files are about to go; [Install] is read while it is there.
+
+    A drop-in stands for its unit only where a pattern owns it: one that is renamed says nothing about a daemon.
+    """
+    removed = {
+        unit
+        for c in changes
+        if c.action == "remove"
+        and (unit := set_journal.unit_of(c.target.path))
+        and (c.target.former or c.target.path == set_journal.UNITS + unit)
+    }
     replaced = {unit for c in changes if c.action != "remove" and (unit := set_journal.unit_of(c.target.path))}
     for unit in sorted(
         removed - replaced, key=lambda name: (not name.endswith(set_journal.RESTARTED_BY_THEMSELVES), name)

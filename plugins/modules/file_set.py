@@ -102,6 +102,10 @@ options:
         description: Show neither a difference nor the output of a check.
         type: bool
         default: false
+      uids:
+        description: Replace C(@uid(NAME)@) in the content by the uid that NAME has on the host.
+        type: bool
+        default: false
   owns:
     description:
       - Patterns, as texts or as dictionaries. Files there that an earlier run wrote, and the set does not name any

@@ -8,10 +8,11 @@ DOCUMENTATION = r"""
 module: mariadb_accounts
 short_description: Make databases, and for each a user with rights there and nowhere else
 description:
-  - Makes databases (utf8mb4) and users that are missing, gives users their password and rights, and takes other rights away.
+  - Makes missing databases (utf8mb4) and users, gives users their password and rights, and takes other rights away.
   - Removes anonymous users and the database C(test). No other user and no other database is removed or changed.
   - Of two passwords that a user may have during a rotation, the first is compared.
-  - In check mode a host without a running server gets everything later.
+  - In check mode a host without a running server is said to get everything later.
+  - Needs python3-pymysql on the host, and root's access through the socket C(/run/mysqld/mysqld.sock).
 options:
   accounts:
     description: Databases and their users (at localhost).
@@ -21,29 +22,23 @@ options:
     suboptions:
       name: {description: Database., type: str, required: true}
       user: {description: User., type: str, required: true}
-      password: {description: Password; only its hash is sent to the server., type: str, required: true}
+      password: {description: Password. Only its hash is sent to the server., type: str, required: true}
   privileges:
     description: What each user may do in its database, in the words of C(SHOW GRANTS).
     type: list
     elements: str
     required: true
-  socket:
-    description: Where the server answers root without a password.
-    type: path
-    default: /run/mysqld/mysqld.sock
-requirements: [python3-pymysql]
 author: CiviCRM on two hosts
 """
 
 EXAMPLES = r"""
-- name: Make a site's database
-  mariadb_accounts:
+- mariadb_accounts:
     accounts: [{name: crm, user: crm, password: "{{ vault_mariadb_crm_password }}"}]
     privileges: [SELECT, INSERT, UPDATE, DELETE]
 """
 
 RETURN = r"""
-done: {description: What was done, or would be, in words., type: list, returned: always}
+done: {description: "What was done, or would be, in words.", type: list, returned: always}
 """
 
 import hashlib
@@ -58,12 +53,13 @@ try:
 except ImportError:
     pymysql = None
 
+SOCKET = "/run/mysqld/mysqld.sock"
 Step = tuple[str, str, tuple[str, ...]]  # what it does in words, SQL, its parameters
 
 
 def password_hash(password: str) -> str:
-    """Return what mysql_native_password keeps of a password."""
-    return "*" + hashlib.sha1(hashlib.sha1(password.encode()).digest()).hexdigest().upper()
+    """Return what mysql_native_password keeps of a password: the protocol's own SHA-1, not a choice of ours."""
+    return "*" + hashlib.sha1(hashlib.sha1(password.encode()).digest()).hexdigest().upper()  # noqa: S324
 
 
 def user_steps(account: dict[str, str], privileges: list[str], grants: list[str] | None) -> list[Step]:
@@ -77,10 +73,10 @@ def user_steps(account: dict[str, str], privileges: list[str], grants: list[str]
             have[found[2]] = set(found[1].split(", ")) | ({"GRANT OPTION"} if "WITH GRANT OPTION" in line else set())
     accepted = re.search(r"'(\*[0-9A-F]{40})'", "\n".join(grants or []))
     steps: list[Step] = []
-    if grants is None or not accepted or accepted[1] != wanted:
-        what = ("made user", "CREATE") if grants is None else ("changed the password of", "ALTER")
-        sql = f"{what[1]} USER %s@'localhost' IDENTIFIED VIA mysql_native_password USING %s"
-        steps.append((f"{what[0]} {user}", sql, (user, wanted)))
+    if not accepted or accepted[1] != wanted:
+        words, verb = ("made user", "CREATE") if grants is None else ("changed the password of", "ALTER")
+        sql = f"{verb} USER %s@'localhost' IDENTIFIED VIA mysql_native_password USING %s"
+        steps.append((f"{words} {user}", sql, (user, wanted)))
     if any(rights - (set(privileges) if place == scope else {"USAGE"}) for place, rights in have.items()):
         sql = "REVOKE ALL PRIVILEGES, GRANT OPTION FROM %s@'localhost'"
         steps.append((f"took foreign rights from {user}", sql, (user,)))
@@ -122,22 +118,20 @@ def main() -> None:
         argument_spec={
             "accounts": {"type": "list", "elements": "dict", "required": True, "options": account},
             "privileges": {"type": "list", "elements": "str", "required": True},
-            "socket": {"type": "path", "default": "/run/mysqld/mysqld.sock"},
         },
         supports_check_mode=True,
     )
-    socket = module.params["socket"]
-    if module.check_mode and not os.path.exists(socket):
+    if module.check_mode and not os.path.exists(SOCKET):
         module.exit_json(changed=True, done=["databases and users are made when MariaDB runs"])
     if pymysql is None:
         module.fail_json(msg="this host has no python3-pymysql: install it first")
     try:
-        with pymysql.connect(unix_socket=socket, user="root", autocommit=True) as server, server.cursor() as cursor:
+        with pymysql.connect(unix_socket=SOCKET, user="root", autocommit=True) as server, server.cursor() as cursor:
             steps = steps_for(cursor, module.params["accounts"], module.params["privileges"])
             for _, sql, parameters in () if module.check_mode else steps:
                 cursor.execute(sql, parameters)
     except pymysql.MySQLError as error:
-        module.fail_json(msg=f"MariaDB at {socket}: {error}. Look at: journalctl -u mariadb -n 20")
+        module.fail_json(msg=f"MariaDB at {SOCKET}: {error}. Look at: journalctl -u mariadb -n 20")
     module.exit_json(changed=bool(steps), done=[words for words, *_ in steps])
 
 

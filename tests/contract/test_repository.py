@@ -135,7 +135,7 @@ def test_both_inventories_have_the_same_groups_and_files():
 
 def test_every_playbook_for_hosts_fails_fast():
     """No host is touched before the inventory was found good."""
-    for playbook in ("civicrm_int.yml", "civicrm_ext.yml"):
+    for playbook in ("site.yml", "civicrm_int.yml", "civicrm_ext.yml"):
         plays = yaml.safe_load((ROOT / "playbooks" / playbook).read_text())
         assert plays[0]["ansible.builtin.import_playbook"] == "preflight.yml"
     (preflight,) = yaml.safe_load((ROOT / "playbooks/preflight.yml").read_text())

@@ -32,7 +32,6 @@ EXCEPTIONS = {
         "postfix_mailing",
         "ansible.builtin.getent",
     ): "uids stand in a table; not asked where a role before has",
-    ("newsletter_site", "ansible.builtin.user"): "sysusers makes accounts that sshd takes for locked",
 }
 
 

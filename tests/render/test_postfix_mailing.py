@@ -56,11 +56,6 @@ def postfix(render):
                 "postfix_mailing_tls_key_file": "/etc/ssl/mail.key",
                 "postfix_mailing_sites": [CRM, STAGING],
                 "postfix_mailing_providers": [GMAIL, ORANGE],
-                "ansible_facts": {
-                    "distribution": "Debian",
-                    "distribution_major_version": "13",
-                    "getent_passwd": {"crm": ["x", "997"], "staging-crm": ["x", "996"], "test-crm": ["x", "995"]},
-                },
             }
             | variables,
         )
@@ -104,7 +99,10 @@ def rules(text: str) -> list[tuple[re.Pattern[str], str]]:
 )
 def test_mail_is_diverted_by_who_submits_it(postfix, header, diverted):
     """The uid or the login, never an address (P12)."""
-    table = rules(postfix("etc/postfix/diverted.pcre", postfix_mailing_sites=[CRM, STAGING, TEST]))
+    text = postfix("etc/postfix/diverted.pcre", postfix_mailing_sites=[CRM, STAGING, TEST])
+    for name, uid in {"crm": 997, "staging-crm": 996, "test-crm": 995}.items():  # as the host puts them in
+        text = text.replace(f"@uid({name})@", str(uid))
+    table = rules(text)
     found = [action for pattern, action in table if pattern.search(header)]
     assert found == (["FILTER divert:submitted"] if diverted else [])
 
