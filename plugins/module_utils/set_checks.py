@@ -26,12 +26,14 @@ from ansible.module_utils.set_journal import (
 )
 
 NOT_FOUND = 127  # a shell's exit status for a program that is not there
+SHOWN_CHARACTERS = 80
 TEXT_BYTES = 1 << 20  # larger files of a tree are copied without rewriting their paths
 
 
 def _judge(what: str, command: str, shown: str, scratch: str, hidden: bool, check: bool) -> str | None:
     """Run a parser over a candidate. Returns a note where a check on a bare host lacks it. Raises Refused."""
     program = shlex.split(command)[0]
+    shown = shown if len(shown) <= SHOWN_CHARACTERS else shown[: SHOWN_CHARACTERS - 3] + "..."
     try:
         done = run(command)
     except FileNotFoundError:

@@ -96,6 +96,12 @@ def _mark_of(unit: str) -> str | None:
     return "restart" if "restart" in marks else "reload" if "reload" in marks else None
 
 
+def _start(unit: Wanted, properties: dict[str, str]) -> None:
+    if properties["ActiveState"] == "failed":
+        systemctl("reset-failed", "--", unit.name)  # else a limit of starts would still count
+    order("start", unit.name)
+
+
 def _restart(unit: Wanted, properties: dict[str, str]) -> None:
     if unit.name.endswith(".socket"):
         # A socket is not started again while its service, which holds it, runs.
@@ -150,10 +156,8 @@ def _bring(unit: Wanted, properties: dict[str, str], outcome: Outcome, check: bo
     if unit.state == "stopped" and running:
         steps.append(("stopped", lambda: order("stop", unit.name)))
     elif unit.state == "started" and not running:
-        if properties["ActiveState"] == "failed":
-            systemctl("reset-failed", "--", unit.name)
         if not _passed_over(properties):
-            steps.append(("started", lambda: order("start", unit.name)))
+            steps.append(("started", lambda: _start(unit, properties)))
         elif not check:
             order("start", unit.name)
     elif mark and running and unit.state != "stopped":
