@@ -5,12 +5,17 @@ The options stand in plugins/modules/unit_set.py (ansible-doc unit_set).
 
 from __future__ import annotations
 
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible.plugins.loader import action_loader
 
-FileSet: Any = action_loader.get("file_set", class_only=True)
+# From the file: mitogen's loader would hand out a class that it has changed already, and change it again.
+_SPEC = spec_from_file_location("file_set_action", Path(__file__).with_name("file_set.py"))
+_MODULE = module_from_spec(_SPEC)
+_SPEC.loader.exec_module(_MODULE)
+FileSet: Any = _MODULE.ActionModule
 UNIT = {"name", "state", "enabled", "masked", "reload_command", "defer_while", "only"}
 
 

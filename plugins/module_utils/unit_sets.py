@@ -176,6 +176,10 @@ def _bring(unit: Wanted, properties: dict[str, str], outcome: Outcome, check: bo
             step()
         outcome.done.append(f"{words} {unit.name}")
     if mark and not check:
+        if properties["ActiveState"] == "failed" and unit.state == "any":
+            systemctl(
+                "reset-failed", "--", unit.name
+            )  # with its old files; whoever needs it starts it with the new ones
         set_journal.settle("units", unit.name)
 
 

@@ -141,6 +141,8 @@ def main() -> None:
                 set_journal.settle("notify", handler)
     except set_journal.Refused as error:
         module.fail_json(msg=f"{payload['name']}: {error}")
+    if payload["diff"] and outcome.done:
+        outcome.diff.append({"prepared": "\n".join(outcome.done) + "\n"})
     for warning in outcome.warnings:
         module.warn(warning)
     module.exit_json(
