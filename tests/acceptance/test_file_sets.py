@@ -1,6 +1,7 @@
 """A role's files are replaced together or not at all, and a run that dies is mended by the next (N33, N34)."""
 
 import json
+import re
 import subprocess
 import time
 
@@ -89,6 +90,21 @@ def test_the_second_converge_of_a_host_says_who_runs_the_first(crm_int):
         first.terminate()
         first.wait(timeout=60)
     assert wait_for_the_lock([crm_int]) < 60
+
+
+def test_a_check_of_bare_hosts_names_what_would_come():
+    """A dry run comes first on a new host, which has no package lists, users or services (S1)."""
+    log = (ROOT / ".lab" / "logs" / "default-check.log").read_text()
+    assert "+++ after: /etc/postfix/main.cf" in log and "+++ after: /etc/apache2/ports.conf" in log
+    for coming in (
+        "mariadb-server",
+        "account crm is to come",
+        "mariadb.service is to come",
+        "apache2.service is to come",
+    ):
+        assert coming in log
+    recaps = re.findall(r"^(crm-\S+) .*changed=(\d+) +unreachable=0 +failed=0", log, re.M)
+    assert [(host, int(changed) > 15) for host, changed in recaps] == [("crm-ext-01", True), ("crm-int-01", True)]
 
 
 def ad_hoc(module: str, arguments: dict, host: str = "crm-int-01") -> subprocess.CompletedProcess[str]:

@@ -42,7 +42,7 @@ def test_the_detector_sees_a_canary(needles):
     assert leaks(needles, f"changed: [x] => {secret}") == [where]
 
 
-@pytest.mark.parametrize("name", ["default-converge.log", "default-create.log"])
+@pytest.mark.parametrize("name", ["default-check.log", "default-converge.log", "default-create.log"])
 def test_ansible_shows_no_secret_at_vvv_diff(needles, name):
     """Logs of runs are kept, mailed and pasted into tickets."""
     text = (LOGS / name).read_text()
