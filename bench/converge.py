@@ -31,7 +31,7 @@ from common import ROOT, table, write_page
 LIMIT = 3600  # seconds for one command; none comes near
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 FILES = 100
-PYINFRA = "pyinfra==3.5.1"
+PYINFRA = "pyinfra==3.10.0"
 KILLS = 20
 
 # Counts, for each host, results that were worked out on the host.
