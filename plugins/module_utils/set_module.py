@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
 import zlib
 from dataclasses import asdict
 
@@ -29,7 +30,7 @@ def main() -> None:
                 unit_sets.bring(units, outcome, payload["check"], coming)
             for handler in payload["settles"]:
                 set_journal.settle("notify", handler)
-    except set_journal.Refused as error:
+    except (set_journal.Refused, OSError, subprocess.TimeoutExpired) as error:
         module.fail_json(msg=f"{payload['name']}: {error}")
     if payload["diff"] and outcome.done:
         outcome.diff.append({"prepared": "\n".join(outcome.done) + "\n"})
