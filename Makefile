@@ -36,7 +36,7 @@ shell: ## a root shell on a lab host: make shell HOST=crm-ext-01
 	@$(LAB) podman exec -it $(HOST) bash -l
 
 .PHONY: check
-check: setup ## lint, unit, render and contract tests: minutes, no hosts
+check: setup ## lint, unit, render and contract tests, no hosts (CHANGED=1: what the change can have broken, in seconds)
 	@lab/bin/check
 
 .PHONY: test

@@ -5,6 +5,8 @@ import json
 import pytest
 from fixtures import quick_strategy
 
+pytestmark = pytest.mark.web
+
 NAMES = ["crm.torproject.test", "donate-api.torproject.test"]
 AUTHORITY = "client.outside.test"
 FOLDER = "/run/acme-authority"

@@ -8,6 +8,8 @@ import time
 import pytest
 from newsletters import folder_counts, ledger, newsletter, run_job
 
+pytestmark = pytest.mark.mail
+
 UNIT = "civicrm-crm-fetch-bounces"
 BROKEN = f"/run/systemd/system/{UNIT}.service.d"
 METRICS = f"/var/lib/prometheus/node-exporter/{UNIT}.prom"

@@ -5,6 +5,8 @@ import time
 import pytest
 from newsletters import contact, folder_counts, ledger, newsletter, run_job
 
+pytestmark = pytest.mark.mail
+
 
 @pytest.mark.mutates
 def test_user_unknown_puts_the_contact_on_hold_and_the_next_mailing_skips_him(crm_int, world, eventually):

@@ -10,6 +10,8 @@ import time
 import pytest
 from newsletters import contact, folder_counts, newsletter, run_job
 
+pytestmark = pytest.mark.mail
+
 MAILDIR = "/srv/mail/crm/Maildir"
 BLOCK = {"recipient_regex": r"p.*@refusing\.test", "reply": "550 5.7.1 <{recipient}>: your host is blocked"}
 SET_RULES = """

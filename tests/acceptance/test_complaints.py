@@ -9,6 +9,8 @@ import time
 import pytest
 from newsletters import contact, ledger, newsletter, run_job
 
+pytestmark = pytest.mark.mail
+
 HUMAN = "oncall@accepting.test"
 LOG = "/var/log/abuse-reports.jsonl"
 

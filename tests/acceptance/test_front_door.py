@@ -7,6 +7,8 @@ import subprocess
 import pytest
 from loading import ROOT
 
+pytestmark = pytest.mark.web
+
 DOMAIN = "torproject.test"
 CRM_SITES = {"crm": f"crm.{DOMAIN}", "staging-crm": f"staging.crm.{DOMAIN}", "test-crm": f"test.crm.{DOMAIN}"}
 LIVE_APIS = {
@@ -236,6 +238,7 @@ def test_cookies_are_sent_back_by_tls_and_by_the_site_alone(browse, front_door):
     assert all("httponly" in cookie.lower() for cookie in cookies if cookie.startswith("PHPSESSID"))
 
 
+@pytest.mark.alone
 @pytest.mark.mutates
 def test_connections_to_int_are_used_again(world, browse, front_door, crm_int, crm_ext):
     """A TLS handshake through the tunnel for each picture of a page would be most of its time."""

@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.web
+
 SITE = "https://crm.torproject.test"
 LOGIN = f"{SITE}/wp-login.php"
 VIEW = f"{SITE}/civicrm/mailing/view/?reset=1&id="
@@ -110,6 +112,7 @@ def test_monitoring_and_the_admin_are_never_refused(crm_ext, jail):
     assert {"198.51.100.1", "10.77.0.13", "fd77::13"} <= set(re.findall(r"[0-9a-f.:]{7,}", ignored)), ignored
 
 
+@pytest.mark.alone
 @pytest.mark.mutates
 def test_public_pages_are_limited_per_address(world, browse, addresses, front_door):
     """A flood of public pages ends at ext with 429; logins from that address go on, and so do other addresses."""

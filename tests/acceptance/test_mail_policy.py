@@ -13,7 +13,7 @@ import time
 import pytest
 from newsletters import ledger
 
-pytestmark = pytest.mark.mutates
+pytestmark = [pytest.mark.mutates, pytest.mark.mail]
 
 # Shell on int as a site's user: the message on standard input of sendmail. {to} is a person at a provider.
 SHAPES = {
@@ -184,6 +184,7 @@ def test_stagings_login_is_caught_whoever_uses_it(crm_int, vault, eventually, no
     assert "535" in submit(crm_int, "crm", "crm", password, "info@crm.torproject.test", to).stderr
 
 
+@pytest.mark.alone
 def test_a_receipt_passes_five_thousand_mails_of_a_newsletter(crm_int, world, vault, eventually):
     """A donor waits for the receipt; the newsletter to the same provider takes an hour and more (N24)."""
     password, stamp = vault["vault_sites"]["crm"]["mailbox_password"], time.time_ns()

@@ -14,6 +14,8 @@ import pytest
 from daemons import is_back, kill
 from newsletters import folder_counts
 
+pytestmark = pytest.mark.mail
+
 STAGING = "staging.crm.torproject.test"
 TEST = "test.crm.torproject.test"
 OUTSIDE = "outside-swaks --server crm-int-01.torproject.test --from a@outside.test"
@@ -252,6 +254,7 @@ for thread in threads: thread.join()
 """
 
 
+@pytest.mark.alone
 @pytest.mark.mutates
 def test_a_burst_to_one_mailbox_waits_for_nothing(crm_int, world, clean, eventually):
     """Bounces come as fast as the mailing went; what Dovecot puts off comes back after minutes (S8)."""

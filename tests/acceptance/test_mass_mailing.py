@@ -8,6 +8,8 @@ import time
 import pytest
 from newsletters import ledger, newsletter, run_job
 
+pytestmark = pytest.mark.mail
+
 VERP = re.compile(r"civicrm\+b\.\d+\.\d+\.[0-9a-f]{16}@crm\.torproject\.test")
 
 
@@ -117,6 +119,7 @@ def test_the_jobs_run_on_timers_as_the_sites_user(crm_int):
         assert normal in crm_int.check_output(f"systemctl show -p TimersCalendar --value {unit}.timer")
 
 
+@pytest.mark.alone
 @pytest.mark.mutates
 def test_a_job_that_fails_is_a_failed_unit(crm_int):
     """A job whose database is away must not look green."""

@@ -13,9 +13,10 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import pytest
+from fixtures import quick_strategy
 from newsletters import ledger, newsletter, run_job
 
-pytestmark = pytest.mark.mutates
+pytestmark = [pytest.mark.mutates, pytest.mark.mail]
 
 JOB_UNIT = "civicrm-crm-process-mailing.service"
 
@@ -109,6 +110,7 @@ def metric(crm_int, name: str) -> int:
     return int(re.search(rf"^{name} (\d+)$", text, re.M)[1])
 
 
+@pytest.mark.alone
 def test_exactly_ten_a_second_oldest_first(held, world, eventually):
     """`postfix-trickle 10 1`, by the times at which Postfix released them, and all of them arrive (S25)."""
     batch = held(35)
@@ -134,6 +136,7 @@ def test_an_interrupt_keeps_the_rest_on_hold(held, world, eventually):
     assert batch.on_hold() == 16
 
 
+@pytest.mark.alone
 def test_a_release_ends_when_the_provider_has_had_enough(held, world):
     """Half of it deferred: it stops by itself and says why (N2)."""
     batch = held(30, "refusing.test")
@@ -147,6 +150,7 @@ def test_a_release_ends_when_the_provider_has_had_enough(held, world):
     assert batch.on_hold() >= 10
 
 
+@pytest.mark.alone
 def test_a_release_slows_down_at_a_tenth_of_deferrals(held, world):
     """Two of the first ten deferred: slower, and it says why (N2)."""
     held(8)
@@ -163,6 +167,7 @@ def test_a_release_slows_down_at_a_tenth_of_deferrals(held, world):
     )
 
 
+@pytest.mark.alone
 def test_panic_under_load_and_resume(batch, crm_int, world, eventually):
     """In 5 s nothing new leaves, whatever the application submits; resume puts back only what panic held (S24, N3)."""
     before = Batch(crm_int)
@@ -196,6 +201,7 @@ def test_panic_under_load_and_resume(batch, crm_int, world, eventually):
         crm_int.run(f"systemctl stop tools-submit.service; postsuper -d {theirs}")
 
 
+@pytest.mark.alone
 @pytest.mark.whole_lab
 def test_off_sends_nothing_survives_a_converge_and_shows(batch, crm_int, world, playbook, eventually):
     """A mailing that is due stays in CiviCRM, one that is queued stays in Postfix, a receipt goes (S18)."""
@@ -206,9 +212,8 @@ def test_off_sends_nothing_survives_a_converge_and_shows(batch, crm_int, world, 
     batch.submit(3)
     for round_ in range(2):
         if round_:
-            done = playbook(
-                "playbooks/site.yml", "--limit", "civicrm_int", "--tags", "postfix_mailing,mail_tools,jobs", timeout=600
-            )
+            tags = "postfix_mailing,mail_tools,jobs"
+            done = playbook("playbooks/site.yml", "--limit", "civicrm_int", "--tags", tags, **quick_strategy())
             assert done.returncode == 0, done.stdout[-3000:]
         run_job(crm_int, "process-mailing")
         assert crm_int.check_output(f"systemctl show -p ConditionResult --value {JOB_UNIT}") == "no"

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fixtures import ROOT
+from fixtures import ROOT, quick_strategy
+
+pytestmark = pytest.mark.web
 
 DOMAIN = "torproject.test"
 PEOPLE = ROOT / "inventories/lab/group_vars/all/people.yml"
@@ -88,7 +90,7 @@ def test_the_account_in_the_crm_is_opened_and_blocked_with_the_person(
     accounts = crm_int.check_output('echo \'{"action": "list"}\' | lab-civicrm-account')
     assert '{"name":"carol","state":"blocked"}' in accounts
 
-    done = playbook("playbooks/site.yml", "--tags", "people")
+    done = playbook("playbooks/site.yml", "--tags", "people", **quick_strategy())
     assert done.returncode == 0 and not re.search(r"changed=[1-9]", done.stdout), done.stdout[-3000:]
     assert browse(f"https://crm.{DOMAIN}/", user=door)[0] == 401
 
@@ -98,7 +100,7 @@ def test_a_converge_blocks_an_account_without_an_entry(playbook, crm_int):
     """An entry that was deleted by hand revokes as well, in one run (S12)."""
     create = '{"action": "create", "name": "left-behind"}'
     assert "created" in crm_int.check_output(f"echo '{create}' | lab-civicrm-account")
-    done = playbook("playbooks/site.yml", "--tags", "people")
+    done = playbook("playbooks/site.yml", "--tags", "people", **quick_strategy())
     assert done.returncode == 0, done.stdout[-3000:]
     accounts = crm_int.check_output('echo \'{"action": "list"}\' | lab-civicrm-account')
     assert '{"name":"left-behind","state":"blocked"}' in accounts

@@ -12,6 +12,8 @@ from contextlib import ExitStack, contextmanager
 import pytest
 from loading import load
 
+pytestmark = pytest.mark.web
+
 INNER = {
     "crm-int-01": ("10.77.0.11", "fd77::11"),
     "crm-ext-01": ("10.77.0.12", "fd77::12"),

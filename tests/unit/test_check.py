@@ -1,0 +1,136 @@
+"""`make check CHANGED=1` leaves out only what the change cannot have broken."""
+
+import re
+
+import pytest
+from loading import ROOT, load
+
+check = load("lab/bin/check")
+TESTS = check.all_tests()
+
+
+def chosen(*paths: str) -> list[str]:
+    return check.tests_for(paths, TESTS)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["plugins/filter/sites.py", "tests/reports.py", "tests/unit/conftest.py", "tests/unit/fakes/postfix/commands",
+     "pyproject.toml", "ansible.cfg", "constraints.txt", "requirements.yml", ".ansible-lint", ".yamllint"],
+)  # fmt: skip
+def test_what_every_test_stands_on_lets_all_run(path):
+    assert chosen("README.md", path) is None
+
+
+def test_a_test_file_leads_to_itself():
+    assert chosen("tests/unit/test_sites.py") == ["tests/unit/test_sites.py"]
+
+
+def test_a_helper_leads_to_the_tests_that_import_it():
+    """Through another helper, too; one that only acceptance tests use needs hosts."""
+    assert chosen("tests/bypasses.py") == ["tests/render/test_civicrm_ext.py", "tests/unit/test_public_paths.py"]
+    assert {"tests/unit/test_dns.py", "tests/contract/test_alerts.py"} <= set(chosen("tests/loading.py"))
+    assert chosen("tests/newsletters.py") == []
+
+
+@pytest.mark.parametrize(
+    ("role", "tests"),
+    [
+        ("roles/apache", ["tests/render/test_apache.py"]),
+        ("roles/bounce_mailbox", ["tests/render/test_bounce_mailbox.py"]),
+        ("roles/civicrm_ext", ["tests/unit/test_front_door_known.py", "tests/unit/test_public_paths.py"]),
+        ("roles/ipsec", ["tests/unit/test_ipsec_health.py", "tests/render/test_ipsec.py"]),
+        ("roles/mail_tools", ["tests/unit/test_mailing.py", "tests/render/test_mail_tools_metrics.py"]),
+        ("roles/postfix_mailing", ["tests/unit/test_postfix_pace.py", "tests/render/test_postfix_mailing.py"]),
+        ("lab/roles/lab_world", ["tests/unit/test_fake_provider.py", "tests/render/test_lab_world.py"]),
+    ],
+)
+def test_a_role_leads_to_its_templates_its_programs_and_the_contract(role, tests):
+    """Its argument specification is read by the preflight, so that one must still pass."""
+    found = chosen(f"{role}/meta/argument_specs.yml")
+    assert set(found) >= {*tests, "tests/contract/test_repository.py", check.PREFLIGHT}
+    assert "tests/contract/test_bad_input.py" not in found
+
+
+@pytest.mark.parametrize("role", sorted(path.name for path in (ROOT / "roles").iterdir()))
+def test_every_test_that_loads_a_program_of_a_role_is_found(role):
+    """By another way than the rule goes: the path as it stands in the test."""
+    loads = {path for path, text in TESTS.items() if re.search(rf"[\"/]roles/{role}/", text)}
+    assert loads <= set(chosen(f"roles/{role}/files/x"))
+
+
+@pytest.mark.parametrize(
+    "path", ["playbooks/preflight.yml", "inventories/lab/group_vars/all/sites.yml", "lab/bin/setup"]
+)
+def test_what_the_operator_runs_leads_to_all_contract_tests(path):
+    assert set(chosen(path)) >= {test for test in TESTS if test.startswith("tests/contract/")}
+
+
+@pytest.mark.parametrize(
+    "path", ["docs/dns.md", "roles/apache/README.md", "monitoring/rules/mailings.yml", "molecule/default/create.yml"]
+)
+def test_texts_and_alerts_lead_to_the_contract(path):
+    assert {"tests/contract/test_repository.py", "tests/contract/test_alerts.py"} <= set(chosen(path))
+
+
+def test_a_playbook_and_a_role_do_not_run_the_same_test_twice():
+    found = chosen("playbooks/site.yml", "roles/apache/tasks/main.yml")
+    assert "tests/contract/test_bad_input.py" in found
+    assert check.PREFLIGHT not in found
+
+
+def test_the_test_of_the_preflight_is_there():
+    """pytest would say so only when a role has changed."""
+    path, name = check.PREFLIGHT.split("::")
+    assert f"\ndef {name}(" in TESTS[path]
+
+
+@pytest.mark.parametrize("path", ["tests/acceptance/test_sites.py", "molecule/rebuild/tests/test_rebuild.py"])
+def test_a_test_that_needs_hosts_is_only_collected(path):
+    assert chosen(path) == []
+    commands = {name: command for lane in check.steps([path]) for name, command in lane}
+    assert commands["collect"][-1] == path
+    assert set(commands) == {"collect", "ruff", "format"}
+
+
+def test_the_linters_look_at_what_changed_and_at_whole_roles():
+    paths = [
+        "roles/apache/tasks/main.yml",
+        "roles/apache/templates/etc/x.conf.j2",
+        "lab/bin/check",
+        "docs/dns.md",
+        "playbooks/gone.yml",
+    ]
+    commands = {name: command for lane in check.steps(paths) for name, command in lane}
+    assert commands["ansible-lint"][2:] == ["roles/apache"]
+    assert commands["yamllint"][2:] == ["roles/apache/tasks/main.yml"]
+    assert commands["ruff"][2:] == ["lab/bin/check"]
+
+
+def test_without_a_change_named_every_linter_looks_at_everything():
+    commands = {name: command for lane in check.steps(None) for name, command in lane}
+    assert set(commands["ansible-lint"]) >= {
+        "playbooks/site.yml",
+        "roles/apache/tasks/main.yml",
+        "monitoring/rules/mailings.yml",
+    }
+    assert commands["yamllint"][-1] == commands["ruff"][-1] == commands["format"][-1] == "."
+    assert commands["pytest-contract"][-1:] == ["tests/contract"]
+    assert commands["pytest-unit-render"][-2:] == ["tests/unit", "tests/render"]
+
+
+def test_every_role_is_checked_for_syntax_in_a_playbook_or_alone():
+    """Ansible-lint would check each of the others once more."""
+    alone = {path.rpartition("/")[2] for path in check.linted(None) if not path.endswith((".yml", ".py"))}
+    roles = {path.name for folder in ("roles", "lab/roles") for path in (ROOT / folder).iterdir()}
+    assert roles == alone | (roles & check.statically_imported())
+    assert "civicrm_int" in check.statically_imported()
+
+
+def test_the_slowest_tests_are_read_from_pytests_list():
+    text = (
+        "..\n=== slowest 20 durations ===\n12.50s call     tests/a.py::test_b[x y]\n"
+        "1.00s setup    tests/a.py::test_c\n\n"
+        "(3 durations < 0.005s hidden.  Use -vv to show these durations.)\n=== 4 passed in 14.00s ===\n"
+    )
+    assert check.slowest(text) == ["12.50s call     tests/a.py::test_b[x y]", "1.00s setup    tests/a.py::test_c"]
