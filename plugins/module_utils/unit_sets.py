@@ -19,11 +19,15 @@ RUNNING = ("active", "reloading", "activating", "refreshing")
 ENABLED = ("enabled", "enabled-runtime", "static", "alias", "indirect", "generated", "transient")
 
 
+DONE_HERE = {"": ("restart", "reload"), "reload": ("reload",), "start": ()}
+
+
 @dataclass
 class Wanted:
     """One unit of the set. enabled and masked: None leaves it as it is; state: started, stopped or any.
 
-    only: "reload" leaves a restart that is asked for to another set.
+    only: what of that which is asked for is done here; the rest is left to another set that names the unit. "reload":
+    no restart; "start": neither, but a unit that does not run is started.
     """
 
     name: str
@@ -148,8 +152,8 @@ def _passed_over(properties: dict[str, str]) -> bool:
 def _bring(unit: Wanted, properties: dict[str, str], outcome: Outcome, check: bool) -> None:
     running = properties["ActiveState"] in RUNNING
     mark = _mark_of(unit.name)
-    if mark == "restart" and unit.only == "reload" and running:
-        return
+    if running and mark not in DONE_HERE[unit.only]:
+        mark = None
     steps: list[tuple[str, Any]] = [
         (words, lambda what=what: order(what, unit.name)) for what, words in _enable(unit, properties)
     ]

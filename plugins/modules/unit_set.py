@@ -78,8 +78,10 @@ options:
         description: Command. As long as its status is 0, a restart waits, and the run says so.
         type: str
       only:
-        description: With V(reload), a restart that is asked for is left to another set.
-        choices: [reload]
+        description:
+          - With V(reload), a restart that is asked for is left to another set that names the unit; with V(start), a
+            reload, too.
+        choices: [reload, start]
         type: str
       loop:
         description: List; the unit stands once for each C(item).

@@ -148,6 +148,16 @@ def test_only_a_reload_leaves_the_restart_to_others(systemd):
     assert left() == {"trial": {"a.service": "restart"}}
 
 
+def test_only_a_start_leaves_everything_to_others(systemd):
+    """Apache's sites are written by another set than its modules."""
+    systemd.has("a.service")
+    asks(a__service="reload")
+    assert bring({"name": "a.service", "only": "start"}).done == []
+    systemd.has("b.service", active="inactive")
+    assert bring({"name": "b.service", "only": "start"}).done == ["started b.service"]
+    assert left() == {"trial": {"a.service": "reload"}}
+
+
 def test_a_socket_is_restarted_with_its_service(systemd):
     """systemd refuses to start a socket again while the service holds it."""
     systemd.has("a.socket", Triggers="a.service")
