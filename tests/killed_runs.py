@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -42,6 +43,9 @@ for manifest in glob.glob("/var/lib/file-sets/manifests/*.json"):
 """
 
 
+RESULT = re.compile(r"^(?:ok|changed): \[", re.M)
+
+
 def look(host: Host) -> dict[str, str]:
     """Return every file of every set with its owner, mode and digest, the units' states, and what runs left behind."""
     found = json.loads(host.check_output("python3 -c %s", LOOK))
@@ -75,23 +79,36 @@ def stale(host: Host, daemons: dict[str, str]) -> list[str]:
     return found
 
 
-def converge_killed_after(seconds: float, **environment: str) -> bool:
-    """Start a converge of both hosts and kill it, workers included, after so many seconds; False if it had ended."""
+def results_in(output: str) -> int:
+    """Return how many results of tasks a run of Ansible has printed."""
+    return len(RESULT.findall(output))
+
+
+def converge_killed_after(results: int, **environment: str) -> bool:
+    """Start a converge of both hosts and kill it, workers included, after so many results; False if it had ended.
+
+    Not after so many seconds: the machine may be quicker now than it was.
+    """
     run = subprocess.Popen(
         ["ansible-playbook", "playbooks/site.yml"],
         cwd=ROOT,
         env=ansible_environment() | environment,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        text=True,
     )
-    try:
-        run.wait(timeout=seconds)
-        return False
-    except subprocess.TimeoutExpired:
+    seen = 0
+    for line in run.stdout:
+        seen += results_in(line)
+        if seen >= results:
+            break
+    ended = run.poll() is not None
+    if not ended:
         os.killpg(run.pid, signal.SIGKILL)
-        run.wait()
-        return True
+    run.wait()
+    run.stdout.close()
+    return not ended
 
 
 def wait_for_the_lock(hosts: list[Host], within: float = 60) -> float:
