@@ -72,7 +72,7 @@ def required_variables(roles_dir: str, profiles: list[str]) -> list[str]:
     options = role_options(roles_dir)
     required = set()
     for profile in set(profiles) & set(options):
-        imports = [{"ansible.builtin.import_role": {"name": profile}}]
+        imports: list[dict[str, Any]] = [{"ansible.builtin.import_role": {"name": profile}}]
         imports += _parsed(Path(roles_dir, profile, "tasks/main.yml"))
         for task in imports:
             role = task.get("ansible.builtin.import_role", {}).get("name")
