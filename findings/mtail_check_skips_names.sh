@@ -6,7 +6,7 @@
 # Why it matters: programs that replace files check a temporary one first, and call it `.source` (Ansible's copy with
 # validate:) or `x.mtail.tmp`. That check can never fail; mtail then does not start, or counts nothing, and the alert on
 # "no delivery in N minutes" is what tells, or fails to.
-# Source: mtail's docs/Deploying.md has the suffix ("Programs must have the .mtail suffix"), for a folder; the silence is in none.
+# Source: mtail's docs/Deploying.md has the suffix ("Programs must have the .mtail suffix"), for a directory; the silence is in none.
 
 set -eu
 T=$(mktemp -d)

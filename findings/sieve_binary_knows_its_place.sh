@@ -1,8 +1,8 @@
 #!/bin/bash
 # One expects: a Sieve script and its compiled .svbin, copied together with their times, are used where they now lie; that is how
-# one ships compiled scripts, or checks a new one in a temporary folder and renames both into place.
+# one ships compiled scripts, or checks a new one in a temporary directory and renames both into place.
 # Happens: the binary holds the absolute path of the script it was made from. Elsewhere it counts as out of date and the script is
-# compiled again: at each delivery, while the user cannot write into the folder. Said at debug level only.
+# compiled again: at each delivery, while the user cannot write into the directory. Said at debug level only.
 # Seen: Pigeonhole 0.5.19 (Debian 12). By design, so that a binary is never taken for another script's.
 # Why it matters: a bounce mailbox takes thousands of messages in a burst; a host whose scripts were
 # staged elsewhere and moved into place compiles one for each of them.
@@ -41,7 +41,7 @@ printf 'From: a@example.org\nSubject: x\n\nhi\n' >mail
 timeout 20 "$bin/sievec" -O first/bounces.sieve first/bounces.svbin
 chmod 644 first/*; cp -p first/* second/
 
-run() {   # how the script of a folder is run: by its binary or compiled
+run() {   # how the script of a directory is run: by its binary or compiled
     (cd home && timeout 20 "${as[@]}" env HOME="$T/home" "$bin/sieve-test" -O -D -l "maildir:$T/home/Maildir" "$T/$1/bounces.sieve" "$T/mail") >out 2>&1
     if grep -q 'successfully compiled' out; then echo compiled; elif grep -q 'svbin successfully loaded' out; then echo binary; else cat out; fi
 }

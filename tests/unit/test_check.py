@@ -189,7 +189,7 @@ def test_without_a_change_named_every_linter_looks_at_everything():
 def test_every_role_is_checked_for_syntax_in_a_playbook_or_alone():
     """Ansible-lint would check each of the others once more."""
     alone = {path.rpartition("/")[2] for path in check.linted(None) if not path.endswith((".yml", ".py"))}
-    roles = {path.name for folder in ("roles", "lab/roles") for path in (ROOT / folder).iterdir()}
+    roles = {path.name for directory in ("roles", "lab/roles") for path in (ROOT / directory).iterdir()}
     assert roles == alone | (roles & check.statically_imported())
     assert "civicrm_int" in check.statically_imported()
 
