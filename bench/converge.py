@@ -197,7 +197,7 @@ def hundred_files() -> list[list[str]]:
             "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
             "ANSIBLE_VAULT_PASSWORD_FILE": str(ROOT / ".lab/vault-password"),
         }
-        # The inventory finds the lab's folder by the playbook's; here it is told.
+        # The inventory finds the lab's directory by the playbook's; here it is told.
         ours += ["-e", json.dumps({"lab_state_dir": str(ROOT / ".lab")})]
         run(ROOT, *ours, **environment)
         rows.append(["file_set", f"{timed(*ours, **environment):.1f}"])
