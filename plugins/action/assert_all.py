@@ -22,7 +22,7 @@ class ActionModule(ActionBase):
         return value
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        result = super().run(tmp, task_vars)
+        result: dict[str, Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
         unknown = set(self._task.args) - {"checks"}
         if unknown or not isinstance(self._task.args.get("checks"), list):
