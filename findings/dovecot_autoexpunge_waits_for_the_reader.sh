@@ -9,7 +9,7 @@
 # Seen: Dovecot 2.3.19.1 (Debian 12), on filesystems where a rename sets the ctime, as ext4, XFS and Btrfs do.
 # Why it matters: bounces and caught mail hold people's addresses and are promised to be gone after some days; looking at one now and
 # then keeps them all, until the quota refuses new ones.
-# Source: none found; MailboxSettings of Dovecot's documentation has autoexpunge without either.
+# Source: none found, MailboxSettings of Dovecot's documentation has neither; the stop is in src/lib-storage/mail-autoexpunge.c.
 
 set -eu
 T=$(mktemp -d)
