@@ -13,12 +13,13 @@ from killed_runs import converge_killed_after, drift, look, results_in, stale, w
 # Daemons that must have read what was written, and the files they read.
 INT = {
     "apache2.service": "/etc/apache2/sites-enabled/*.conf /etc/apache2/conf-enabled/civicrm.conf",
-    "bounce-breaker.service": "/usr/local/lib/mail-tools/mail_tools/*.py",
+    "bounce-breaker.service": "/usr/local/lib/civicrm-tools/src/civicrm_tools/mail/*.py",
     "dovecot.service": "/etc/dovecot/dovecot.conf",
     "mariadb.service": "/etc/mysql/mariadb.conf.d/90-civicrm.cnf",
     "mtail.service": "/etc/mtail/postfix.mtail",
     "opendkim.service": "/etc/opendkim.conf",
     "postfix.service": "/etc/postfix/main.cf /etc/postfix/master.cf",
+    "postfix-pace.service": "/usr/local/lib/civicrm-tools/src/civicrm_tools/mail/pace.py",
     "prometheus-node-exporter.service": "/etc/default/prometheus-node-exporter",
     "redis-server@queue.service": "/etc/redis/redis-queue.conf",
     "ssh.service": "/etc/ssh/sshd_config.d/10-civicrm.conf",

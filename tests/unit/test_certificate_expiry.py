@@ -15,7 +15,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from loading import load
+
+from civicrm_tools.host import certificate_expiry
 
 NOW = datetime.datetime.now(datetime.UTC)
 SMTP = (b"220 mx ESMTP\r\n", ((b"EHLO", b"250-mx\r\n250 STARTTLS\r\n"), (b"STARTTLS", b"220 go\r\n")))
@@ -27,7 +28,7 @@ IMAP = (
 
 @pytest.fixture(scope="module")
 def module():
-    return load("roles/certificates/files/usr/local/sbin/certificate-expiry")
+    return certificate_expiry
 
 
 @pytest.fixture

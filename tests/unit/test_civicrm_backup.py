@@ -7,33 +7,18 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-TOOL = ROOT / "roles/backup/files/usr/local/sbin/civicrm-backup"
+from civicrm_tools import LAUNCHER
+from civicrm_tools.host import backup as tool
+
 FAKES = Path(__file__).parent / "fakes" / "backup"
 CRM = "CREATE TABLE `a` (x);\nINSERT INTO `a` VALUES ('\u00e4');\nCREATE TABLE `b` (y);"
 STAGING = "CREATE TABLE `s` (z);"
-
-
-def load() -> ModuleType:
-    sys.dont_write_bytecode = True
-    loader = SourceFileLoader("civicrm_backup", str(TOOL))
-    spec = spec_from_loader("civicrm_backup", loader)
-    module = module_from_spec(spec)
-    sys.modules["civicrm_backup"] = module
-    loader.exec_module(module)
-    return module
-
-
-tool = load()
 
 
 @pytest.fixture(autouse=True)
@@ -189,7 +174,7 @@ def test_verify_finds_a_whole_snapshot_whole(lab, capsys):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_midway_leaves_no_snapshot_and_the_next_run_cleans_up(lab, fault, number):
     process = subprocess.Popen(
-        [sys.executable, TOOL, "--config", lab.config, "run"],
+        [LAUNCHER, "civicrm-backup", "--config", lab.config, "run"],
         env=os.environ | fault,
         stderr=subprocess.PIPE,
         start_new_session=True,

@@ -8,9 +8,8 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from loading import load
 
-tool = load("roles/site_release/files/usr/local/sbin/civicrm-release")
+from civicrm_tools.site import release as tool
 
 # A database that is a file: schema and dump read it, upgrade and restore write it.
 FAKES = {

@@ -7,10 +7,11 @@ import os
 from pathlib import Path
 
 import pytest
-from loading import ROOT, load
+from loading import ROOT
 
-switch = load("roles/donation_intake/files/usr/local/sbin/donation-switch")
-metrics = load("roles/donation_intake/files/usr/local/sbin/donation-intake-metrics")
+from civicrm_tools.donations import intake_metrics as metrics
+from civicrm_tools.donations import switch
+
 NOW = 1_795_176_600
 
 

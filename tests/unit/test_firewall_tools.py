@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 
 import pytest
-from loading import load
+
+from civicrm_tools.host import firewall_apply, firewall_drops
 
 
 @pytest.fixture(scope="module")
 def tools():
-    # No __pycache__ among the files that the role installs.
-    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    loaded = [load(f"roles/firewall/files/usr/local/sbin/{name}") for name in ("firewall-apply", "firewall-drops")]
-    sys.dont_write_bytecode = writes
-    return loaded
+    return [firewall_apply, firewall_drops]
 
 
 TABLE = "inet civicrm_firewall"
