@@ -58,6 +58,7 @@ def test_the_version_tells_which_code_runs(tmp_path):
     """A digest, as one version is changed by hand at night."""
     status, out, _ = launch("--version")
     assert (status, out) == (0, f"civicrm-tools {__version__} ({digest()})\n")
+    assert launch("mailing", "--version")[1] == f"mailing {__version__} ({digest()})\n"
     copy = tmp_path / "src"
     subprocess.run(["cp", "-r", TOOLS, copy], check=True)
     with (copy / "civicrm_tools" / "mail" / "log.py").open("a") as module:

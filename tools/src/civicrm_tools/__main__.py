@@ -2,7 +2,7 @@
 
 civicrm-tools                    the commands, a line each
 civicrm-tools NAME [ARGUMENT...] run one, also where it has no link
-civicrm-tools --version          the version, and a digest of the code
+civicrm-tools --version          the version, and a digest of the code; each command has it
 """
 
 from __future__ import annotations
@@ -86,22 +86,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, *arguments = sys.argv if argv is None else argv
     name = name.rpartition("/")[2]
     if name not in COMMANDS:
-        match arguments:
-            case []:
-                print(listing())
-                return 0
-            case ["--version"]:
-                print(f"{NAME} {__version__} ({digest()})")
-                return 0
-            case ["-h" | "--help"]:
-                print(__doc__)
-                return 0
-        name, *arguments = arguments
-        if name not in COMMANDS:
-            print(f"{NAME}: no command '{name}': {NAME} alone lists them", file=sys.stderr)
-            return 2
-        sys.argv = [name, *arguments]  # argparse names the command by it
-    return int(importlib.import_module(f"civicrm_tools.{COMMANDS[name]}").main(arguments))
+        name = NAME
+        if arguments and arguments[0] not in ("-h", "--help", "--version"):
+            name, *arguments = arguments
+            sys.argv = [name, *arguments]  # argparse names the command by it
+    if name not in (NAME, *COMMANDS):
+        print(f"{NAME}: no command '{name}': {NAME} alone lists them", file=sys.stderr)
+        return 2
+    if arguments == ["--version"]:
+        print(f"{name} {__version__} ({digest()})")
+    elif name in COMMANDS:
+        return int(importlib.import_module(f"civicrm_tools.{COMMANDS[name]}").main(arguments))
+    else:
+        print(__doc__ if arguments else listing())
+    return 0
 
 
 if __name__ == "__main__":

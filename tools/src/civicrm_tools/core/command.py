@@ -9,7 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 DONE = 0
 FAILED = 1
@@ -34,7 +34,7 @@ class Failure(Exception):
 class Parser(argparse.ArgumentParser):
     """Help keeps the lines of the module's docstring; a mistake in the arguments is one line."""
 
-    def __init__(self, *, prog: str, description: str | None = None, **options: object) -> None:
+    def __init__(self, *, prog: str, description: str | None = None, **options: Any) -> None:
         super().__init__(
             prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **options
         )
