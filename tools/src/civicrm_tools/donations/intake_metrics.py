@@ -9,10 +9,11 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from civicrm_tools.core import files
 
 CONFIG = Path("/etc/donation-intake")
 STATE = Path("/var/lib/donation-intake")
@@ -78,8 +79,5 @@ def main(argv: list[str] | None = None) -> int:
         print(f"donation-intake-metrics: {error}", file=sys.stderr)
         return 1
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=arguments.folder, prefix=".", delete=False) as file:
-        file.write(text)
-    Path(file.name).chmod(0o644)
-    Path(file.name).replace(arguments.folder / f"donation_intake_{arguments.site}.prom")
+    files.write(arguments.folder / f"donation_intake_{arguments.site}.prom", text, sync=False)
     return 0

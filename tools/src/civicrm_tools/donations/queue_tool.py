@@ -8,11 +8,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from civicrm_tools.core import files
 from civicrm_tools.donations.config import Config, ConfigError, queues
 from civicrm_tools.donations.jobs import COUNTERS, Queue
 from civicrm_tools.donations.resp import Redis, RedisError, RedisGone
@@ -84,16 +84,6 @@ def prometheus(states: dict[str, dict[str, Any]]) -> Iterator[str]:
         yield f'donation_worker_campaigns_info{{queue="{queue}",version="{state["campaigns_version"]}"}} 1'
 
 
-def write(path: Path, lines: Iterator[str]) -> None:
-    """Write a file that readers see whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", delete=False) as file:
-        file.write("".join(f"{line}\n" for line in lines))
-    new = Path(file.name)
-    new.chmod(0o644)
-    new.replace(path)
-
-
 def show_status(names: list[str], as_json: bool) -> int:
     states = status(names)
     if as_json:
@@ -144,7 +134,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         names = list(queues())
         if arguments.command == "metrics":
-            write(arguments.file, prometheus(status(names)))
+            arguments.file.parent.mkdir(parents=True, exist_ok=True)
+            files.write(arguments.file, "".join(f"{line}\n" for line in prometheus(status(names))), sync=False)
             return 0
         if arguments.command == "status":
             return show_status([arguments.queue] if arguments.queue else names, arguments.json)

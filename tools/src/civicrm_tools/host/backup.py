@@ -28,6 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from civicrm_tools.core import files
+
 CONFIG = "/etc/civicrm-backup.json"
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -392,16 +394,6 @@ def new_name(existing: Iterable[str]) -> str:
     raise BackupError(f"snapshot {newest} on the backup host is from the future: check this host's clock")
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.new")
-    with temporary.open("w") as file:
-        json.dump(content, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
 def refuse_emptied(databases: list[dict[str, Any]], snapshots: dict[str, dict[str, Any] | None]) -> None:
     """Refuse to follow a full snapshot by an empty one: a host that was rebuilt but not yet restored would do that."""
     complete = {name: manifest for name, manifest in snapshots.items() if manifest is not None}
@@ -441,14 +433,17 @@ def run(config: Config, allow_empty: bool) -> None:
             "paths": paths,
             "absent": absent,
         }
-        write_json(directory / MANIFEST, manifest)
+        files.write_json(directory / MANIFEST, manifest, mode=0o600, indent=2)
         remote.push(directory)
         size = sum(entry["size"] for entry in entries(manifest))
         finished = time.time()
-        write_json(
-            config.stamp,
-            {"snapshot": directory.name, "time": int(finished), "bytes": size, "seconds": round(finished - started, 1)},
-        )
+        made = {
+            "snapshot": directory.name,
+            "time": int(finished),
+            "bytes": size,
+            "seconds": round(finished - started, 1),
+        }
+        files.write_json(config.stamp, made, mode=0o600, indent=2)
         print(f"snapshot {directory.name} complete: {megabytes(size)}, {describe(manifest)}")
         prune(config, remote, existing)
 

@@ -11,13 +11,13 @@ import argparse
 import concurrent.futures
 import datetime
 import json
-import os
 import re
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from civicrm_tools.core import files
 
 CONFIG = Path("/etc/certificate-expiry.json")
 ENOUGH_DAYS = 14
@@ -125,19 +125,6 @@ def prometheus(found: dict[Endpoint, Shown], timestamp: float) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(path: Path, text: str) -> None:
-    """Replace the file in one step: node_exporter never reads half of it."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w") as sink:
-            sink.write(text)
-            os.fchmod(sink.fileno(), 0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, metavar="FILE", help="write metrics to FILE instead of printing a table")
@@ -148,7 +135,7 @@ def main(argv: list[str] | None = None) -> int:
         with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
             found = dict(zip(endpoints, pool.map(lambda endpoint: ask(endpoint, now), endpoints), strict=True))
         if options.output:
-            write(options.output, prometheus(found, now.timestamp()))
+            files.write(options.output, prometheus(found, now.timestamp()), sync=False)
     except (ExpiryError, OSError) as error:
         print(f"certificate-expiry: {error}", file=sys.stderr)
         return 2

@@ -18,15 +18,15 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import pwd
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from civicrm_tools.core import files
 
 TABLE = "inet civicrm_firewall"
 CONFIGURATION = Path("/etc/nftables.conf")
@@ -91,7 +91,7 @@ def configuration() -> str:
 def record(text: str) -> None:
     """Remember that the kernel holds what `text` says."""
     digest = hashlib.sha256(text.encode()).hexdigest()
-    write(STATE / "loaded", f"{digest} {fingerprint()}\n", 0o600)
+    files.write(STATE / "loaded", f"{digest} {fingerprint()}\n", mode=0o600)
 
 
 def holds(text: str) -> bool:
@@ -99,21 +99,6 @@ def holds(text: str) -> bool:
     file = STATE / "loaded"
     known = file.read_text().split() if file.is_file() else []
     return known == [hashlib.sha256(text.encode()).hexdigest(), fingerprint()]
-
-
-def write(path: Path, text: str, mode: int) -> None:
-    """Replace a file so that a crash leaves either the old or the new one."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w") as sink:
-            sink.write(text)
-            sink.flush()
-            os.fchmod(sink.fileno(), mode)
-            os.fsync(sink.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def arm(seconds: int) -> None:
@@ -172,9 +157,9 @@ def apply(file: Path, seconds: int, missing: str = "refuse") -> str:
         return "unchanged"
     nft("--check", "-f", "-", text=text)
     if not pending:
-        write(STATE / "previous", saved(), 0o600)
+        files.write(STATE / "previous", saved(), mode=0o600)
     # Before it is loaded: whatever happens to this process then, the timer finds what to do.
-    write(STATE / "trial", text, 0o600)
+    files.write(STATE / "trial", text, mode=0o600)
     try:
         arm(seconds)
     except FirewallError:
@@ -191,7 +176,7 @@ def confirm() -> str:
         raise FirewallError("nothing to confirm: no ruleset is on trial, or it was taken back already")
     disarm()
     text = trial.read_text()
-    write(CONFIGURATION, text, 0o644)
+    files.write(CONFIGURATION, text)
     record(text)
     trial.unlink()
     return "confirmed"

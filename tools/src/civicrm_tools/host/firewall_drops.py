@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import pwd
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
+
+from civicrm_tools.core import files
 
 TABLE = ("inet", "civicrm_firewall")
 METRIC = "firewall_drops_total"
@@ -61,23 +61,6 @@ def prometheus(found: dict[tuple[str, str, str], int]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(path: Path, text: str) -> None:
-    """Replace the file in one step: node_exporter never reads half of it.
-
-    Its directory is others' too: made where it is missing, left as it is where it stands.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w") as sink:
-            sink.write(text)
-            os.fchmod(sink.fileno(), 0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, metavar="FILE", help="write FILE instead of printing")
@@ -90,5 +73,6 @@ def main(argv: list[str] | None = None) -> int:
     if options.output is None:
         print(text, end="")
     else:
-        write(options.output, text)
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        files.write(options.output, text, sync=False)
     return 0

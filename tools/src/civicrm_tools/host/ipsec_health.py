@@ -26,6 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from civicrm_tools.core import files
+
 CONFIG = Path("/etc/ipsec-health.json")
 STATE = Path("/run/ipsec-health.json")
 GUARD_FILE = Path("/etc/ipsec-guard.nft")
@@ -325,7 +327,7 @@ class State:
             return cls()
 
     def save(self) -> None:
-        replace(STATE, json.dumps(vars(self)))
+        files.write_json(STATE, vars(self))
 
     def held_off(self, what: str, now: float, seconds: float) -> bool:
         """Whether something was done less than `seconds` ago; if not, it counts as done now."""
@@ -336,14 +338,6 @@ class State:
 
     def count(self, action: str) -> None:
         self.repairs[action] = self.repairs.get(action, 0) + 1
-
-
-def replace(path: Path, text: str) -> None:
-    """Write a file in one step: nobody reads half of it."""
-    new = path.with_name(f".{path.name}.new")
-    new.write_text(text)
-    new.chmod(0o644)
-    new.replace(path)
 
 
 def say(line: str) -> None:
@@ -504,7 +498,7 @@ def main(argv: list[str] | None = None) -> int:
             metrics = prometheus(report, state.repairs, config, time.time())
             # Missing until the role that reads the metrics has made it.
             config.metrics_directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-            replace(config.metrics_directory / "ipsec.prom", metrics)
+            files.write(config.metrics_directory / "ipsec.prom", metrics, sync=False)
         return 0 if report.healthy else 1
     except (HealthError, OSError) as error:
         print(f"ipsec-health: {error}", file=sys.stderr)

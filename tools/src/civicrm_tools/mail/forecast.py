@@ -17,9 +17,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from civicrm_tools.core import command
+from civicrm_tools.core import command, files
 from civicrm_tools.core.command import DONE, FAILED, Failure, in_words
-from civicrm_tools.mail import hosted, postfix, providers, switch
+from civicrm_tools.mail import hosted, postfix, providers
 from civicrm_tools.mail.hosted import Domains
 from civicrm_tools.mail.providers import DEFAULT, USED, Table, domain_of
 
@@ -184,7 +184,7 @@ def learn(options: argparse.Namespace, table: Table, found: Domains) -> int:
     if hosted.write_map(where, content) or options.verbose:
         print(f"{len(content)} hosted domains; {looked_up} looked up, {failed} without an answer", flush=True)
     if table.textfile_directory.is_dir():
-        switch.replace(table.textfile_directory / f"{NAME}.prom", metrics(table, found, failed, now))
+        files.write(table.textfile_directory / f"{NAME}.prom", metrics(table, found, failed, now), sync=False)
     return DONE
 
 

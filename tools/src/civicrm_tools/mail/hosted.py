@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from civicrm_tools.core import files
 from civicrm_tools.core.command import Failure
 from civicrm_tools.mail import log as maillog
 from civicrm_tools.mail import postfix, switch
@@ -91,7 +92,8 @@ def load(path: Path) -> Domains:
 
 
 def save(path: Path, found: Domains) -> None:
-    switch.replace(path, json.dumps(asdict(found)) + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_json(path, asdict(found))
 
 
 def in_log(log: Path, found: Domains) -> Iterator[str]:

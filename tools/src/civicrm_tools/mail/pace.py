@@ -25,13 +25,14 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from civicrm_tools.core import files
 
 TABLE = Path("/etc/postfix/providers.json")
 STATE = Path("/var/lib/postfix-pace/state.json")
@@ -198,21 +199,6 @@ def load_state(path: Path) -> dict[str, Throttle]:
         return {}
 
 
-def replace(path: Path, text: str) -> None:
-    """Write a whole file or nothing."""
-    descriptor, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        Path(scratch).replace(path)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise
-
-
 def say(text: str) -> None:
     print(f"postfix-pace: {text}", file=sys.stderr, flush=True)
 
@@ -330,7 +316,7 @@ class Server:
     def save(self) -> None:
         entries = {name: {key: getattr(t, key) for key in KEPT} for name, t in self.throttles.items()}
         with contextlib.suppress(OSError):
-            replace(self.state, json.dumps(entries, indent=1) + "\n")
+            files.write_json(self.state, entries, indent=1)
 
     def metrics(self, now: float) -> str:
         """Prometheus text; the only label is the provider."""
@@ -360,7 +346,7 @@ class Server:
         """Replace the file with metrics; without node_exporter there is nobody to write for."""
         if self.table.textfile_directory.is_dir():
             try:
-                replace(self.table.textfile_directory / "postfix-pace.prom", self.metrics(time.time()))
+                files.write(self.table.textfile_directory / "postfix-pace.prom", self.metrics(time.time()), sync=False)
             except OSError as error:
                 say(f"no metrics: {error}")
 
@@ -489,7 +475,7 @@ def give_back(name: str, table: Table, state: Path) -> None:
     if name in throttles:
         throttles[name].level = 0
     entries = {key: {kept: getattr(t, kept) for kept in KEPT} for key, t in throttles.items()}
-    replace(state, json.dumps(entries, indent=1) + "\n")
+    files.write_json(state, entries, indent=1)
     subprocess.run(
         ["systemctl", "kill", "--kill-whom=main", "--signal=USR1", "postfix-pace.service"], check=False, timeout=30
     )

@@ -13,9 +13,9 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from civicrm_tools.core import command
+from civicrm_tools.core import command, files
 from civicrm_tools.core.command import DONE
-from civicrm_tools.mail import postfix, switch
+from civicrm_tools.mail import postfix
 
 NAME = "postfix-queues-sizes"
 QUEUES = ("active", "bounce", "corrupt", "deferred", "flush", "hold", "incoming", "maildrop")
@@ -71,7 +71,7 @@ def body(argv: Sequence[str] | None) -> int:
     found = sizes()
     text = json.dumps(found, indent=2) + "\n" if options.json else prometheus(found.items())
     if options.output:
-        switch.replace(options.output, text)
+        files.write(options.output, text, sync=False)
     else:
         print(text, end="")
     return DONE

@@ -12,7 +12,6 @@ import re
 import secrets
 import sqlite3
 import stat
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +23,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from civicrm_tools.core import files
 from civicrm_tools.mail import addresses
 from civicrm_tools.mail.addresses import Address
 
@@ -437,13 +437,4 @@ def write_textfile(directory: Path | None, name: str, text: str) -> None:
     """Replace DIRECTORY/NAME.prom at once, so that a collector never reads half of it. Raises OSError."""
     if directory is None:
         return
-    descriptor, scratch = tempfile.mkstemp(prefix=f".{name}.", dir=directory)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            os.fchmod(file.fileno(), 0o644)
-        Path(scratch).replace(directory / f"{name}.prom")
-    except BaseException:
-        with suppress(OSError):
-            Path(scratch).unlink()
-        raise
+    files.write(directory / f"{name}.prom", text, sync=False)

@@ -12,14 +12,13 @@ Exit status: 0, 1 error, 2 wrong arguments.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from civicrm_tools.core import command
+from civicrm_tools.core import command, files
 from civicrm_tools.core.command import DONE, Failure
 from civicrm_tools.mail import postfix, switch
 
@@ -100,13 +99,14 @@ def body(argv: Sequence[str] | None) -> int:
         print(text, end="")
         return DONE
     if full and not before:
-        switch.replace(switch.path(STATE), json.dumps({"since": time.time()}) + "\n", mode=0o600)
+        switch.DIRECTORY.mkdir(parents=True, exist_ok=True)
+        files.write_json(switch.path(STATE), {"since": time.time()}, mode=0o600)
         print(f"{NAME}: {lack(rooms, options)}: no mailing begins until there is more room")
     elif before and not full:
         switch.remove(STATE)
         print(f"{NAME}: there is room again: mailings may begin")
     if options.output and options.output.parent.is_dir():
-        switch.replace(options.output, text)
+        files.write(options.output, text, sync=False)
     return DONE
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
 import re
 import tempfile
 import time
@@ -18,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from civicrm_tools.core import files
 from civicrm_tools.core.command import Failure
 from civicrm_tools.mail.postfix import Instance
 
@@ -58,27 +58,12 @@ def read(name: str) -> State | None:
 
 
 def write(name: str, state: State) -> None:
-    replace(path(name), json.dumps(asdict(state)) + "\n", mode=0o600)
+    DIRECTORY.mkdir(parents=True, exist_ok=True)
+    files.write_json(path(name), asdict(state), mode=0o600)
 
 
 def remove(name: str) -> None:
     path(name).unlink(missing_ok=True)
-
-
-def replace(target: Path, text: str, mode: int = 0o644) -> None:
-    """Write a whole file or nothing: its readers never see half of it, not even after a power cut."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(scratch).chmod(mode)
-        Path(scratch).replace(target)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise
 
 
 def keep(where: Instance, ids: Iterable[str]) -> None:

@@ -37,6 +37,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from civicrm_tools import LAUNCHER
+from civicrm_tools.core import files
 
 CONFIG = Path("/etc/newsletter-archive.json")
 ANSWER_BYTES = 64 * 1024 * 1024
@@ -370,17 +371,7 @@ def replace(path: Path, text: str, mode: int = 0o644) -> None:
     with contextlib.suppress(OSError, ValueError):
         if path.read_text() == text:
             return
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", errors="replace") as sink:
-            sink.write(text)
-            sink.flush()
-            os.fsync(sink.fileno())
-            os.fchmod(sink.fileno(), mode)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    files.write(path, text.encode(errors="replace"), mode=mode)
 
 
 def checked(mailing: Any) -> dict[str, str]:

@@ -10,9 +10,10 @@ import argparse
 import os
 import re
 import sys
-import tempfile
 import time
 from pathlib import Path
+
+from civicrm_tools.core import files
 
 DIRECTORY = Path("/var/lib/prometheus/node-exporter")
 METRICS = {
@@ -54,19 +55,6 @@ def prometheus(site: str, job: str, values: dict[tuple[str, str], float]) -> str
     return "\n".join(lines) + "\n"
 
 
-def write(path: Path, text: str) -> None:
-    """Replace the file in one step: node_exporter never reads half of it."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w") as sink:
-            sink.write(text)
-            os.fchmod(sink.fileno(), 0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("event", choices=["start", "end"])
@@ -89,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
         if result == "success":
             values[SUCCESS, ""] = now
     try:
-        write(path, prometheus(options.site, options.job, values))
+        files.write(path, prometheus(options.site, options.job, values), sync=False)
     except OSError as error:
         print(f"civicrm-job-metrics: {error}", file=sys.stderr)
         return 1

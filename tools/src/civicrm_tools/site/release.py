@@ -28,6 +28,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from civicrm_tools.core import files
+
 CONFIG = "/etc/civicrm-release"
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 DUMP_END = b"-- Dump completed"
@@ -103,7 +105,7 @@ class State:
             raise ReleaseError(f"{site.base}/state.json cannot be read: {error}") from error
 
     def save(self, site: Site) -> None:
-        write(site.base / "state.json", json.dumps(vars(self), indent=1) + "\n")
+        files.write_json(site.base / "state.json", vars(self), indent=1)
 
     def arrival(self, release: str) -> dict[str, Any] | None:
         """Return the last entry with which this release came by a deployment."""
@@ -111,17 +113,6 @@ class State:
 
 
 # Files
-
-
-def write(path: Path, text: str) -> None:
-    """Replace a file in one step; after a power cut it holds the old or the new text."""
-    new = path.with_name(f".{path.name}.new")
-    with new.open("w") as sink:
-        sink.write(text)
-        sink.flush()
-        os.fsync(sink.fileno())
-    new.chmod(0o644)
-    new.replace(path)
 
 
 def now() -> str:
@@ -136,7 +127,7 @@ def current(site: Site) -> str | None:
 def switch(site: Site, release: str) -> None:
     """Serve another release: one rename for PHP's requests, one for files. A cut between the two is made good later."""
     target = site.releases / release
-    write(site.pointer, str(target))
+    files.write(site.pointer, str(target))
     new = site.base / ".current.new"
     new.unlink(missing_ok=True)
     new.symlink_to(f"releases/{release}")
