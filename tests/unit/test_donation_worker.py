@@ -434,6 +434,7 @@ def test_dead_letters_are_listed_retried_and_dropped_by_id(redis, tool, capsys):
 
 
 def test_a_queue_that_is_away_has_a_metric_too(tmp_path, redis, tool):
+    (tmp_path / "metrics").mkdir()
     assert tool(["metrics", str(tmp_path / "metrics/donation_worker.prom")]) == 0
     text = (tmp_path / "metrics/donation_worker.prom").read_text()
     assert 'donation_queue_up{queue="donate-api"} 1\n' in text

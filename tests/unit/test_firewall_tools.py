@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from civicrm_tools.core.metrics import exposition
 from civicrm_tools.host import firewall_apply, firewall_drops
 
 
@@ -204,7 +205,7 @@ def test_refused_packets_are_counted_by_user(tools):
     counters = {"in_invalid": 1, "in_unlisted": 2, "out_invalid": 0, "out_unlisted": 9}
     listing = {"nftables": [{"counter": {"name": name, "packets": n}} for name, n in counters.items()]}
     listing["nftables"].append({"set": {"name": "refused_users", "elem": elements}})
-    text = tools[1].prometheus(tools[1].drops(listing))
+    text = exposition([tools[1].family(tools[1].drops(listing))])
     assert text.splitlines()[1:] == [
         "# TYPE firewall_drops_total counter",
         'firewall_drops_total{direction="in",reason="invalid",user=""} 1',

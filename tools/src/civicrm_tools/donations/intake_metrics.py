@@ -10,10 +10,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-from civicrm_tools.core import files
+from civicrm_tools.core import metrics
+from civicrm_tools.core.metrics import Family
 
 CONFIG = Path("/etc/donation-intake")
 STATE = Path("/var/lib/donation-intake")
@@ -42,29 +42,36 @@ def spool(path: Path, now: float) -> tuple[int, int]:
     return len(names), max(0, int(now - int(first) / 1e6)) if first.isdigit() else 0
 
 
-def lines(site: str, config: Path, state: Path, now: float) -> Iterator[str]:
-    """The textfile; every counter exists at zero."""
+def families(site: str, config: Path, state: Path, now: float) -> list[Family]:
+    """Return a site's metrics; every counter exists at zero. Raises OSError and Unreadable."""
     counts = read_counters(state / site / "counters.json")
     length, oldest = spool(state / site / "spool", now)
     version = json.loads((config / f"{site}.json").read_text())["campaignsVersion"]
-    yield "# TYPE donation_intake_accepted_total counter"
-    for status in ("queued", "spooled"):
-        value = counts.get(f"accepted_{status}", 0)
-        yield f'donation_intake_accepted_total{{site="{site}",status="{status}"}} {value}'
-    yield "# TYPE donation_intake_refused_total counter"
-    for code in REFUSALS:
-        yield f'donation_intake_refused_total{{site="{site}",code="{code}"}} {counts.get(f"refused_{code}", 0)}'
-    for name, kind, value in (
-        ("replayed_total", "counter", counts.get("replayed", 0)),
-        ("drained_total", "counter", counts.get("drained", 0)),
-        ("spool_length", "gauge", length),
-        ("spool_oldest_seconds", "gauge", oldest),
-        ("switch_on", "gauge", int(not (config / f"{site}.off").exists())),
-    ):
-        yield f"# TYPE donation_intake_{name} {kind}"
-        yield f'donation_intake_{name}{{site="{site}"}} {value}'
-    yield "# TYPE donation_intake_campaigns_info gauge"
-    yield f'donation_intake_campaigns_info{{site="{site}",version="{version}"}} 1'
+    accepted = [
+        ({"site": site, "status": status}, counts.get(f"accepted_{status}", 0)) for status in ("queued", "spooled")
+    ]
+    refused = [({"site": site, "code": code}, counts.get(f"refused_{code}", 0)) for code in REFUSALS]
+    is_on = not (config / f"{site}.off").exists()
+    return [
+        Family("donation_intake_accepted_total", "counter", "Donations accepted.", accepted),
+        Family("donation_intake_refused_total", "counter", "Requests refused.", refused),
+        *(
+            Family(f"donation_intake_{name}", kind, text, [({"site": site}, value)])
+            for name, kind, text, value in (
+                ("replayed_total", "counter", "Requests that had been accepted before.", counts.get("replayed", 0)),
+                ("drained_total", "counter", "Donations sent from the spool to the queue.", counts.get("drained", 0)),
+                ("spool_length", "gauge", "Donations in the spool.", length),
+                ("spool_oldest_seconds", "gauge", "Age of the oldest donation in the spool.", oldest),
+                ("switch_on", "gauge", "Whether the site takes donations.", is_on),
+            )
+        ),
+        Family(
+            "donation_intake_campaigns_info",
+            "gauge",
+            "The site's list of campaigns.",
+            [({"site": site, "version": version}, 1)],
+        ),
+    ]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -74,10 +81,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args(argv)
     try:
-        text = "".join(f"{line}\n" for line in lines(arguments.site, CONFIG, STATE, time.time()))
+        found = families(arguments.site, CONFIG, STATE, time.time())
+        metrics.write(arguments.folder / f"donation_intake_{arguments.site}.prom", found)
     except (OSError, ValueError, KeyError) as error:
         print(f"donation-intake-metrics: {error}", file=sys.stderr)
         return 1
-    arguments.folder.mkdir(parents=True, exist_ok=True)
-    files.write(arguments.folder / f"donation_intake_{arguments.site}.prom", text, sync=False)
     return 0

@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from civicrm_tools.core import files
+from civicrm_tools.core import metrics
+from civicrm_tools.core.metrics import Family
 from civicrm_tools.donations.config import Config, ConfigError, queues
 from civicrm_tools.donations.jobs import COUNTERS, Queue
 from civicrm_tools.donations.resp import Redis, RedisError, RedisGone
@@ -68,20 +69,29 @@ def drop(queue: Queue, text: str, _job: dict[str, Any]) -> bool:
     return queue.drop(text)
 
 
-def prometheus(states: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """Lines of a textfile for node_exporter."""
-    for name, kind, key in (
-        ("donation_queue_up", "gauge", "up"),
-        ("donation_worker_enabled", "gauge", "enabled"),
-        *((f"donation_queue_{key}", "gauge", key) for key in LENGTHS),
-        *((f"donation_worker_{key}_total", "counter", key) for key in COUNTERS if key != "last_success"),
-        ("donation_worker_last_success_timestamp_seconds", "gauge", "last_success"),
-    ):
-        yield f"# TYPE {name} {kind}"
-        yield from (f'{name}{{queue="{q}"}} {int(state[key])}' for q, state in states.items() if key in state)
-    yield "# TYPE donation_worker_campaigns_info gauge"
-    for queue, state in states.items():
-        yield f'donation_worker_campaigns_info{{queue="{queue}",version="{state["campaigns_version"]}"}} 1'
+def families(states: dict[str, dict[str, Any]]) -> list[Family]:
+    """Return the states of all queues as metrics."""
+    found = [
+        Family(name, kind, text, [({"queue": queue}, state[key]) for queue, state in states.items() if key in state])
+        for name, kind, text, key in (
+            ("donation_queue_up", "gauge", "Whether Redis answers for the queue.", "up"),
+            ("donation_worker_enabled", "gauge", "Whether the queue has a worker.", "enabled"),
+            *((f"donation_queue_{key}", "gauge", f"Donations in the list {key}.", key) for key in LENGTHS),
+            *(
+                (f"donation_worker_{key}_total", "counter", f"Donations counted as {key}.", key)
+                for key in COUNTERS
+                if key != "last_success"
+            ),
+            (
+                "donation_worker_last_success_timestamp_seconds",
+                "gauge",
+                "When a donation was last recorded.",
+                "last_success",
+            ),
+        )
+    ]
+    versions = [({"queue": queue, "version": state["campaigns_version"]}, 1) for queue, state in states.items()]
+    return [*found, Family("donation_worker_campaigns_info", "gauge", "The worker's list of campaigns.", versions)]
 
 
 def show_status(names: list[str], as_json: bool) -> int:
@@ -123,8 +133,8 @@ def parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=what)
         command.add_argument("queue")
         command.add_argument("id", help='of the dead letter, or "all"; "none" for what was never a job')
-    metrics = commands.add_parser("metrics", help="write the state of all queues for Prometheus")
-    metrics.add_argument("file", type=Path, help="textfile of node_exporter")
+    three = commands.add_parser("metrics", help="write the state of all queues for Prometheus")
+    three.add_argument("file", type=Path, help="textfile of node_exporter")
     return main_parser
 
 
@@ -134,8 +144,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         names = list(queues())
         if arguments.command == "metrics":
-            arguments.file.parent.mkdir(parents=True, exist_ok=True)
-            files.write(arguments.file, "".join(f"{line}\n" for line in prometheus(status(names))), sync=False)
+            metrics.write(arguments.file, families(status(names)))
             return 0
         if arguments.command == "status":
             return show_status([arguments.queue] if arguments.queue else names, arguments.json)

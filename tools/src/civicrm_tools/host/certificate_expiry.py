@@ -17,19 +17,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from civicrm_tools.core import files
+from civicrm_tools.core import metrics
+from civicrm_tools.core.metrics import Family, gauge
 
 CONFIG = Path("/etc/certificate-expiry.json")
 ENOUGH_DAYS = 14
 ANSWER_SECONDS = 15
 AT_ONCE = 8
-
-METRICS = {
-    "certificate_shown": "Whether a certificate was shown.",
-    "certificate_trusted": "Whether this host trusts the certificate shown for that name.",
-    "certificate_expiry_days": "Days until the certificate shown expires; missing where none was shown.",
-    "certificate_expiry_last_run_timestamp_seconds": "When the daemons were last asked.",
-}
 
 
 class ExpiryError(Exception):
@@ -46,8 +40,8 @@ class Endpoint:
     starttls: str | None = None
 
     @property
-    def labels(self) -> str:
-        return f'{{name="{self.server_name}",port="{self.port}"}}'
+    def labels(self) -> dict[str, str]:
+        return {"name": self.server_name, "port": str(self.port)}
 
 
 @dataclass(frozen=True)
@@ -111,18 +105,30 @@ def reason(stderr: str) -> str:
     return (found and found[1]) or (lines[-1].strip()[:200] if lines else "nothing was shown")
 
 
-def prometheus(found: dict[Endpoint, Shown], timestamp: float) -> str:
-    samples = {
-        "certificate_shown": [(e.labels, int(shown.days is not None)) for e, shown in found.items()],
-        "certificate_trusted": [(e.labels, int(shown.trusted)) for e, shown in found.items()],
-        "certificate_expiry_days": [(e.labels, shown.days) for e, shown in found.items() if shown.days is not None],
-        "certificate_expiry_last_run_timestamp_seconds": [("", int(timestamp))],
-    }
-    lines = []
-    for name, text in METRICS.items():
-        lines += [f"# HELP {name} {text}", f"# TYPE {name} gauge"]
-        lines += [f"{name}{labels} {value}" for labels, value in samples[name]]
-    return "\n".join(lines) + "\n"
+def families(found: dict[Endpoint, Shown], timestamp: float) -> list[Family]:
+    """Return what the endpoints showed as metrics."""
+    days = [(e.labels, shown.days) for e, shown in found.items() if shown.days is not None]
+    return [
+        Family(
+            "certificate_shown",
+            "gauge",
+            "Whether a certificate was shown.",
+            [(e.labels, shown.days is not None) for e, shown in found.items()],
+        ),
+        Family(
+            "certificate_trusted",
+            "gauge",
+            "Whether this host trusts the certificate shown for that name.",
+            [(e.labels, shown.trusted) for e, shown in found.items()],
+        ),
+        Family(
+            "certificate_expiry_days",
+            "gauge",
+            "Days until the certificate shown expires; missing where none was shown.",
+            days,
+        ),
+        gauge("certificate_expiry_last_run_timestamp_seconds", "When the daemons were last asked.", int(timestamp)),
+    ]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -135,7 +141,7 @@ def main(argv: list[str] | None = None) -> int:
         with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
             found = dict(zip(endpoints, pool.map(lambda endpoint: ask(endpoint, now), endpoints), strict=True))
         if options.output:
-            files.write(options.output, prometheus(found, now.timestamp()), sync=False)
+            metrics.write(options.output, families(found, now.timestamp()))
     except (ExpiryError, OSError) as error:
         print(f"certificate-expiry: {error}", file=sys.stderr)
         return 2

@@ -15,10 +15,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from civicrm_tools.core import files
+from civicrm_tools.core import metrics
+from civicrm_tools.core.metrics import Family, exposition
 
 TABLE = ("inet", "civicrm_firewall")
-METRIC = "firewall_drops_total"
 
 
 def drops(listing: dict[str, Any]) -> dict[tuple[str, str, str], int]:
@@ -52,13 +52,13 @@ def user_name(uid: int | str) -> str:
         return str(uid)
 
 
-def prometheus(found: dict[tuple[str, str, str], int]) -> str:
-    lines = [f"# HELP {METRIC} Packets that the firewall refused.", f"# TYPE {METRIC} counter"]
-    lines += [
-        f'{METRIC}{{direction="{direction}",reason="{reason}",user="{user}"}} {packets}'
+def family(found: dict[tuple[str, str, str], int]) -> Family:
+    """Return what `drops` found as a metric."""
+    samples = [
+        ({"direction": direction, "reason": reason, "user": user}, packets)
         for (direction, reason, user), packets in found.items()
     ]
-    return "\n".join(lines) + "\n"
+    return Family("firewall_drops_total", "counter", "Packets that the firewall refused.", samples)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -69,10 +69,9 @@ def main(argv: list[str] | None = None) -> int:
     if done.returncode != 0:
         print(f"firewall-drops: {' '.join(done.stderr.split())}", file=sys.stderr)
         return 1
-    text = prometheus(drops(json.loads(done.stdout)))
+    found = family(drops(json.loads(done.stdout)))
     if options.output is None:
-        print(text, end="")
+        print(exposition([found]), end="")
     else:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        files.write(options.output, text, sync=False)
+        metrics.write(options.output, [found])
     return 0

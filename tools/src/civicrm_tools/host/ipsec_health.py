@@ -26,7 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from civicrm_tools.core import files
+from civicrm_tools.core import files, metrics
+from civicrm_tools.core.metrics import Family
 
 CONFIG = Path("/etc/ipsec-health.json")
 STATE = Path("/run/ipsec-health.json")
@@ -412,30 +413,29 @@ def repair(report: Report, state: State, config: Config, now: float) -> None:
             repair_peer(name, peer, state, config, now)
 
 
-def prometheus(report: Report, repairs: dict[str, int], config: Config, timestamp: float) -> str:
-    samples: dict[str, list[tuple[str, float]]] = {name: [] for name in METRICS}
+def families(report: Report, repairs: dict[str, int], config: Config, timestamp: float) -> list[Family]:
+    """Return what the check found as metrics."""
+    samples: dict[str, list[tuple[dict[str, str], float]]] = {name: [] for name in METRICS}
     for name, peer in report.peers.items():
-        samples["ipsec_peer_up"].append((f'{{peer="{name}"}}', int(peer.up)))
+        samples["ipsec_peer_up"].append(({"peer": name}, peer.up))
         for address in config.peers[name]:
             family = "ipv6" if ":" in address else "ipv4"
-            labels = f'{{peer="{name}",family="{family}"}}'
-            samples["ipsec_peer_answers"].append((labels, int(peer.answers[address])))
+            labels = {"peer": name, "family": family}
+            samples["ipsec_peer_answers"].append((labels, peer.answers[address]))
     for label, days in report.certificates.items():
-        samples["ipsec_certificate_expiry_days"].append((f'{{certificate="{label}"}}', days))
-    samples["ipsec_guard_loaded"].append(("", int(report.guard == "loaded")))
+        samples["ipsec_certificate_expiry_days"].append(({"certificate": label}, days))
+    samples["ipsec_guard_loaded"].append(({}, report.guard == "loaded"))
     for counter, packets in sorted(report.dropped.items()):
         direction, _, reason = counter.partition("_")
-        labels = f'{{direction="{direction}",reason="{reason}"}}'
+        labels = {"direction": direction, "reason": reason}
         samples["ipsec_guard_dropped_packets_total"].append((labels, packets))
     for action in ("guard", "initiate", "reauthenticate", "restart"):
-        samples["ipsec_repairs_total"].append((f'{{action="{action}"}}', repairs.get(action, 0)))
-    samples["ipsec_last_check_timestamp_seconds"].append(("", round(timestamp)))
-    lines = []
-    for name, help_text in METRICS.items():
-        kind = "counter" if name.endswith("_total") else "gauge"
-        lines += [f"# HELP {name} {help_text}", f"# TYPE {name} {kind}"]
-        lines += [f"{name}{labels} {value}" for labels, value in samples[name]]
-    return "\n".join(lines) + "\n"
+        samples["ipsec_repairs_total"].append(({"action": action}, repairs.get(action, 0)))
+    samples["ipsec_last_check_timestamp_seconds"].append(({}, round(timestamp)))
+    return [
+        Family(name, "counter" if name.endswith("_total") else "gauge", text, samples[name])
+        for name, text in METRICS.items()
+    ]
 
 
 def describe(report: Report) -> str:
@@ -495,10 +495,8 @@ def main(argv: list[str] | None = None) -> int:
             repair(report, state, config, time.monotonic())
             state.save()
         if config.metrics_directory:
-            metrics = prometheus(report, state.repairs, config, time.time())
-            # Missing until the role that reads the metrics has made it.
-            config.metrics_directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-            files.write(config.metrics_directory / "ipsec.prom", metrics, sync=False)
+            found = families(report, state.repairs, config, time.time())
+            metrics.write(config.metrics_directory / "ipsec.prom", found)
         return 0 if report.healthy else 1
     except (HealthError, OSError) as error:
         print(f"ipsec-health: {error}", file=sys.stderr)

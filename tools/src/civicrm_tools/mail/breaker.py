@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from civicrm_tools.core import metrics
+from civicrm_tools.core.metrics import Family, gauge
 from civicrm_tools.mail import delivery_report
 from civicrm_tools.mail.delivery_report import Bounce
 from civicrm_tools.mail.return_path import (
@@ -36,11 +38,9 @@ from civicrm_tools.mail.return_path import (
     Settings,
     SettingsError,
     Site,
-    exposition,
     load_settings,
     locked,
     open_state,
-    write_textfile,
 )
 
 INCOMING = "Incoming"
@@ -309,55 +309,48 @@ class Breaker:
             },
         }
 
-    def metrics(self) -> str:
+    def families(self) -> list[Family]:
         """Prometheus text. Labels: configured providers and "default", sites, four outcomes."""
         state = self.status()
         totals = dict.fromkeys(("passed", "quarantined", "would_quarantine"), 0)
         totals |= {row["outcome"]: row["messages"] for row in self.database.execute("SELECT * FROM total")}
         by_provider = [({"provider": name}, entry) for name, entry in state["providers"].items()]
         active = not self.shadow
-        return exposition(
-            [
-                (
-                    "bounce_breaker_open",
-                    "gauge",
-                    "1 while a provider's refusals of us are a storm.",
-                    [(labels, int(entry["open"])) for labels, entry in by_provider],
-                ),
-                (
-                    "bounce_breaker_unpaused",
-                    "gauge",
-                    "1 while the mailing to a provider should be paused and is not.",
-                    [(labels, int(active and entry["open"] and not entry["paused"])) for labels, entry in by_provider],
-                ),
-                (
-                    "bounce_breaker_recent_bounces",
-                    "gauge",
-                    "Bounces within the window, by reason.",
-                    [
-                        ({**labels, "reason": reason}, number)
-                        for labels, entry in by_provider
-                        for reason, number in (
-                            ("policy", entry["refusals"]),
-                            ("other", entry["bounces"] - entry["refusals"]),
-                        )
-                    ],
-                ),
-                (
-                    "bounce_breaker_messages_total",
-                    "counter",
-                    "Messages moved out of Incoming.",
-                    [({"outcome": outcome}, number) for outcome, number in sorted(totals.items())],
-                ),
-                ("bounce_breaker_shadow", "gauge", "1 in shadow mode.", [({}, int(self.shadow))]),
-                (
-                    "bounce_breaker_last_run_timestamp_seconds",
-                    "gauge",
-                    "When the breaker last ended well.",
-                    [({}, int(self.now))],
-                ),
-            ]
-        )
+        return [
+            Family(
+                "bounce_breaker_open",
+                "gauge",
+                "1 while a provider's refusals of us are a storm.",
+                [(labels, int(entry["open"])) for labels, entry in by_provider],
+            ),
+            Family(
+                "bounce_breaker_unpaused",
+                "gauge",
+                "1 while the mailing to a provider should be paused and is not.",
+                [(labels, int(active and entry["open"] and not entry["paused"])) for labels, entry in by_provider],
+            ),
+            Family(
+                "bounce_breaker_recent_bounces",
+                "gauge",
+                "Bounces within the window, by reason.",
+                [
+                    ({**labels, "reason": reason}, number)
+                    for labels, entry in by_provider
+                    for reason, number in (
+                        ("policy", entry["refusals"]),
+                        ("other", entry["bounces"] - entry["refusals"]),
+                    )
+                ],
+            ),
+            Family(
+                "bounce_breaker_messages_total",
+                "counter",
+                "Messages moved out of Incoming.",
+                [({"outcome": outcome}, number) for outcome, number in sorted(totals.items())],
+            ),
+            gauge("bounce_breaker_shadow", "1 in shadow mode.", self.shadow),
+            gauge("bounce_breaker_last_run_timestamp_seconds", "When the breaker last ended well.", int(self.now)),
+        ]
 
 
 def providers(settings: Settings) -> list[str]:
@@ -434,7 +427,8 @@ def once(options: argparse.Namespace, settings: Settings, limits: Limits, state:
             else:
                 moved = breaker.settle(options.provider, "" if options.command == "release" else DROPPED)
                 print(f"{moved} messages moved; the mailing to {options.provider} stays as it is: resume it yourself")
-            write_textfile(settings.textfile_directory, "bounce-breaker", breaker.metrics())
+            if settings.textfile_directory:
+                metrics.write(settings.textfile_directory / "bounce-breaker.prom", breaker.families())
     except (OSError, sqlite3.Error) as error:
         print(f"bounce-breaker: {error}", file=sys.stderr)
         return 1

@@ -17,8 +17,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from civicrm_tools.core import command, files
+from civicrm_tools.core import command, metrics
 from civicrm_tools.core.command import DONE, FAILED, Failure, in_words
+from civicrm_tools.core.metrics import Family, gauge
 from civicrm_tools.mail import hosted, postfix, providers
 from civicrm_tools.mail.hosted import Domains
 from civicrm_tools.mail.providers import DEFAULT, USED, Table, domain_of
@@ -151,18 +152,16 @@ def recipients(options: argparse.Namespace, table: Table, found: Domains) -> Cou
     return shares(number, table)
 
 
-def metrics(table: Table, found: Domains, failed: int, now: float) -> str:
-    """Prometheus text of what was learned."""
+def families(table: Table, found: Domains, failed: int, now: float) -> list[Family]:
+    """Return what was learned as metrics."""
     numbers = Counter(found.hosted(table).values())
-    lines = ["# HELP provider_hosted_domains Domains that a provider hosts.", "# TYPE provider_hosted_domains gauge"]
-    lines += [f'provider_hosted_domains{{provider="{p.name}"}} {numbers[p.name]}' for p in table.providers]
-    for name, value, text in (
-        ("provider_domains_known", len(found.domains), "Domains whose mail servers are known."),
-        ("provider_lookups_failed", failed, "Look-ups of the last run that got no answer."),
-        ("provider_domains_last_run_timestamp_seconds", int(now), "When domains were last looked up."),
-    ):
-        lines += [f"# HELP {name} {text}", f"# TYPE {name} gauge", f"{name} {value}"]
-    return "\n".join(lines) + "\n"
+    hosts = [({"provider": provider.name}, numbers[provider.name]) for provider in table.providers]
+    return [
+        Family("provider_hosted_domains", "gauge", "Domains that a provider hosts.", hosts),
+        gauge("provider_domains_known", "Domains whose mail servers are known.", len(found.domains)),
+        gauge("provider_lookups_failed", "Look-ups of the last run that got no answer.", failed),
+        gauge("provider_domains_last_run_timestamp_seconds", "When domains were last looked up.", int(now)),
+    ]
 
 
 def learn(options: argparse.Namespace, table: Table, found: Domains) -> int:
@@ -183,8 +182,7 @@ def learn(options: argparse.Namespace, table: Table, found: Domains) -> int:
     content = found.hosted(table)
     if hosted.write_map(where, content) or options.verbose:
         print(f"{len(content)} hosted domains; {looked_up} looked up, {failed} without an answer", flush=True)
-    if table.textfile_directory.is_dir():
-        files.write(table.textfile_directory / f"{NAME}.prom", metrics(table, found, failed, now), sync=False)
+    metrics.write(table.textfile_directory / f"{NAME}.prom", families(table, found, failed, now))
     return DONE
 
 

@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from civicrm_tools.core import command, files
+from civicrm_tools.core import command, metrics
 from civicrm_tools.core.command import DONE, Failure, in_words, messages
 from civicrm_tools.mail import log as maillog
 from civicrm_tools.mail import postfix, queue_sizes, switch, trickle
@@ -207,7 +207,7 @@ def status(options: argparse.Namespace) -> int:
     astray = [where.name for where in instances if not switch.switch_is(where, wanted)]
     sizes = queue_sizes.sizes()
     if options.output:
-        files.write(options.output, switch.metrics(), sync=False)
+        metrics.write(options.output, switch.families())
     elif options.json:
         states = {
             name: held and {k: getattr(held, k) for k in ("since", "by", "reason")} for name, held in found.items()
@@ -246,8 +246,7 @@ def since(holding: State) -> str:
 
 def write_metrics() -> None:
     """Replace the metrics' file where node_exporter reads one; a timer writes it as well."""
-    if switch.METRICS.parent.is_dir():
-        files.write(switch.METRICS, switch.metrics(), sync=False)
+    metrics.write(switch.METRICS, switch.families())
 
 
 def say(options: argparse.Namespace, event: str, text: str, **values: object) -> None:

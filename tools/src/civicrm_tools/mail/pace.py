@@ -32,7 +32,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from civicrm_tools.core import files
+from civicrm_tools.core import files, metrics
+from civicrm_tools.core.metrics import Family, gauge
 
 TABLE = Path("/etc/postfix/providers.json")
 STATE = Path("/var/lib/postfix-pace/state.json")
@@ -318,23 +319,27 @@ class Server:
         with contextlib.suppress(OSError):
             files.write_json(self.state, entries, indent=1)
 
-    def metrics(self, now: float) -> str:
-        """Prometheus text; the only label is the provider."""
-        lines = []
-        for name, kind, text, of in (
-            ("provider_budget_per_second", "gauge", "Deliveries a second that the table allows.", self._budget),
-            ("provider_pace_per_second", "gauge", "Deliveries a second that are allowed now.", self.rate),
-            ("provider_back_off_level", "gauge", "How often the budget is halved now.", self._level),
-            ("provider_back_off_lowered_total", "counter", "Steps down.", lambda n: self.throttles[n].lowered),
-            ("provider_back_off_raised_total", "counter", "Steps up.", lambda n: self.throttles[n].raised),
-            ("provider_deliveries_begun_total", "counter", "Deliveries let through.", lambda n: self.paces[n].begun),
-            ("provider_deliveries_waiting", "gauge", "Deliveries that wait.", lambda n: self.paces[n].waiting),
-        ):
-            lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
-            lines += [f'{name}{{provider="{provider}"}} {of(provider):g}' for provider in self.table.providers]
-        name = "provider_pace_last_run_timestamp_seconds"
-        lines += [f"# HELP {name} When these were written.", f"# TYPE {name} gauge", f"{name} {int(now)}"]
-        return "\n".join(lines) + "\n"
+    def families(self, now: float) -> list[Family]:
+        """Return the budgets and what came of them as metrics; the only label is the provider."""
+        families = [
+            Family(name, kind, text, [({"provider": provider}, of(provider)) for provider in self.table.providers])
+            for name, kind, text, of in (
+                ("provider_budget_per_second", "gauge", "Deliveries a second that the table allows.", self._budget),
+                ("provider_pace_per_second", "gauge", "Deliveries a second that are allowed now.", self.rate),
+                ("provider_back_off_level", "gauge", "How often the budget is halved now.", self._level),
+                ("provider_back_off_lowered_total", "counter", "Steps down.", lambda n: self.throttles[n].lowered),
+                ("provider_back_off_raised_total", "counter", "Steps up.", lambda n: self.throttles[n].raised),
+                (
+                    "provider_deliveries_begun_total",
+                    "counter",
+                    "Deliveries let through.",
+                    lambda n: self.paces[n].begun,
+                ),
+                ("provider_deliveries_waiting", "gauge", "Deliveries that wait.", lambda n: self.paces[n].waiting),
+            )
+        ]
+        last = gauge("provider_pace_last_run_timestamp_seconds", "When these were written.", int(now))
+        return [*families, last]
 
     def _budget(self, name: str) -> float:
         return self.table.providers[name].budget
@@ -344,11 +349,10 @@ class Server:
 
     def write(self) -> None:
         """Replace the file with metrics; without node_exporter there is nobody to write for."""
-        if self.table.textfile_directory.is_dir():
-            try:
-                files.write(self.table.textfile_directory / "postfix-pace.prom", self.metrics(time.time()), sync=False)
-            except OSError as error:
-                say(f"no metrics: {error}")
+        try:
+            metrics.write(self.table.textfile_directory / "postfix-pace.prom", self.families(time.time()))
+        except OSError as error:
+            say(f"no metrics: {error}")
 
     async def follow(self) -> None:
         """Read the log for ever, across its rotation. tail(1) is asked again should it end."""

@@ -10,16 +10,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from civicrm_tools.core import command, files
 from civicrm_tools.core.command import DONE
+from civicrm_tools.core.metrics import Family, exposition
 from civicrm_tools.mail import postfix
 
 NAME = "postfix-queues-sizes"
 QUEUES = ("active", "bounce", "corrupt", "deferred", "flush", "hold", "incoming", "maildrop")
-METRIC = "postfix_queue_length"
 
 
 def count(directory: str) -> int:
@@ -49,14 +49,14 @@ def sizes() -> dict[str, dict[str, int]]:
     return found
 
 
-def prometheus(found: Iterable[tuple[str, dict[str, int]]]) -> str:
-    lines = [
-        f"# HELP {METRIC} Messages in a Postfix queue.",
-        f"# TYPE {METRIC} gauge",
+def family(found: dict[str, dict[str, int]]) -> Family:
+    """Return the sizes as a metric."""
+    samples = [
+        ({"postfix_instance": instance, "queue": name}, number)
+        for instance, queues in found.items()
+        for name, number in queues.items()
     ]
-    for instance, queues in found:
-        lines += [f'{METRIC}{{postfix_instance="{instance}",queue="{name}"}} {n}' for name, n in queues.items()]
-    return "\n".join(lines) + "\n"
+    return Family("postfix_queue_length", "gauge", "Messages in a Postfix queue.", samples)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
 def body(argv: Sequence[str] | None) -> int:
     options = parser().parse_args(argv)
     found = sizes()
-    text = json.dumps(found, indent=2) + "\n" if options.json else prometheus(found.items())
+    text = json.dumps(found, indent=2) + "\n" if options.json else exposition([family(found)])
     if options.output:
         files.write(options.output, text, sync=False)
     else:

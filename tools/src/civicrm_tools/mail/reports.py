@@ -30,6 +30,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from civicrm_tools.core import metrics
+from civicrm_tools.core.metrics import Family, gauge
 from civicrm_tools.mail import deliveries
 from civicrm_tools.mail import log as maillog
 from civicrm_tools.mail.addresses import Address, Verb
@@ -42,7 +44,6 @@ from civicrm_tools.mail.return_path import (
     SettingsError,
     Site,
     content_type,
-    exposition,
     header,
     load_settings,
     open_state,
@@ -51,7 +52,6 @@ from civicrm_tools.mail.return_path import (
     parts,
     read_head,
     text_of,
-    write_textfile,
 )
 
 # More persons than a report has: somebody lists addresses, and a human must look.
@@ -486,8 +486,8 @@ class Actions:
         self.database.execute("INSERT OR IGNORE INTO report VALUES (?, ?, ?)", values)
 
 
-def metrics(database: sqlite3.Connection, settings: Settings) -> str:
-    """Prometheus text: complaints and deliveries per provider and mailing job, and the rate of the last days.
+def families(database: sqlite3.Connection, settings: Settings) -> list[Family]:
+    """Return the metrics: complaints and deliveries per provider and mailing job, and the rate of the last days.
 
     Labels are the configured providers, "default", and the latest mailing jobs of each site; older jobs are "older".
     """
@@ -526,41 +526,34 @@ def metrics(database: sqlite3.Connection, settings: Settings) -> str:
         for (provider, site, job), number in sorted(table.items()):
             yield {"provider": provider, "site": site, "job": job}, number
 
-    return exposition(
-        [
-            (
-                "mail_complaints_total",
-                "counter",
-                "Complaints by provider and mailing job.",
-                samples(counted["complaint"]),
-            ),
-            (
-                "mail_complaint_base_deliveries_total",
-                "counter",
-                "Mailings' messages that a provider took, the base of the rate.",
-                samples(counted["delivered"]),
-            ),
-            ("mail_complaint_ratio", "gauge", f"Complaints per delivery over {RATE_DAYS} days.", rates),
-            (
-                "mail_complaint_ratio_limit",
-                "gauge",
-                "Rate above which providers refuse.",
-                [({"level": level}, value) for level, value in RATE_LIMITS.items()],
-            ),
-            (
-                "mail_abuse_reports_total",
-                "counter",
-                "Messages examined, by what they were.",
-                [({"shape": row["shape"]}, row["n"]) for row in shapes],
-            ),
-            (
-                "mail_abuse_report_last_run_timestamp_seconds",
-                "gauge",
-                "When the examiner last ended well.",
-                [({}, int(time.time()))],
-            ),
-        ]
-    )
+    return [
+        Family(
+            "mail_complaints_total",
+            "counter",
+            "Complaints by provider and mailing job.",
+            samples(counted["complaint"]),
+        ),
+        Family(
+            "mail_complaint_base_deliveries_total",
+            "counter",
+            "Mailings' messages that a provider took, the base of the rate.",
+            samples(counted["delivered"]),
+        ),
+        Family("mail_complaint_ratio", "gauge", f"Complaints per delivery over {RATE_DAYS} days.", rates),
+        Family(
+            "mail_complaint_ratio_limit",
+            "gauge",
+            "Rate above which providers refuse.",
+            [({"level": level}, value) for level, value in RATE_LIMITS.items()],
+        ),
+        Family(
+            "mail_abuse_reports_total",
+            "counter",
+            "Messages examined, by what they were.",
+            [({"shape": row["shape"]}, row["n"]) for row in shapes],
+        ),
+        gauge("mail_abuse_report_last_run_timestamp_seconds", "When the examiner last ended well.", int(time.time())),
+    ]
 
 
 # The command
@@ -649,7 +642,8 @@ def main(argv: list[str] | None = None) -> int:
         status = run(options, settings, actions)
         if options.metrics and database is not None:
             deliveries.follow(settings.mail_log, database, settings)
-            write_textfile(settings.textfile_directory, "abuse-report", metrics(database, settings))
+            if settings.textfile_directory:
+                metrics.write(settings.textfile_directory / "abuse-report.prom", families(database, settings))
         return status
     except (OSError, sqlite3.Error) as error:
         print(f"abuse-report: {error}", file=sys.stderr)

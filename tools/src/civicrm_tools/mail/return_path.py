@@ -13,7 +13,7 @@ import secrets
 import sqlite3
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.message import Message
@@ -23,7 +23,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from civicrm_tools.core import files
 from civicrm_tools.mail import addresses
 from civicrm_tools.mail.addresses import Address
 
@@ -414,27 +413,3 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def label(value: str) -> str:
-    """A label's value as Prometheus reads it."""
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-
-
-def exposition(metrics: Iterable[tuple[str, str, str, Iterable[tuple[dict[str, str], float]]]]) -> str:
-    """Prometheus text of (name, type, help, [(labels, value)])."""
-    lines = []
-    for name, kind, text, samples in metrics:
-        lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
-        for labels, value in samples:
-            inside = ",".join(f'{key}="{label(word)}"' for key, word in labels.items())
-            number = f"{value:.6g}" if isinstance(value, float) and not value.is_integer() else str(int(value))
-            lines.append(f"{name}{{{inside}}} {number}" if inside else f"{name} {number}")
-    return "\n".join(lines) + "\n"
-
-
-def write_textfile(directory: Path | None, name: str, text: str) -> None:
-    """Replace DIRECTORY/NAME.prom at once, so that a collector never reads half of it. Raises OSError."""
-    if directory is None:
-        return
-    files.write(directory / f"{name}.prom", text, sync=False)

@@ -18,8 +18,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from civicrm_tools.core import command, files
+from civicrm_tools.core import command, files, metrics
 from civicrm_tools.core.command import DONE, Failure
+from civicrm_tools.core.metrics import Family, exposition, gauge
 from civicrm_tools.mail import postfix, switch
 
 NAME = "spool-reserve"
@@ -52,26 +53,22 @@ def decide(rooms: Iterable[Room], need_bytes: int, need_inodes: int, full: bool)
     return not all(one.has(need_bytes * factor, need_inodes * factor) for one in rooms)
 
 
-def prometheus(rooms: Sequence[Room], need_bytes: int, need_inodes: int, full: bool) -> str:
-    families = {
-        "postfix_spool_free_bytes": "Bytes free in the file system of a Postfix instance's queues.",
-        "postfix_spool_free_inodes": "Inodes free there; absent where there is no limit.",
-        "postfix_spool_reserve_bytes": "Free bytes below which no mailing begins.",
-        "postfix_spool_reserve_inodes": "Free inodes below which no mailing begins.",
-        "postfix_spool_full": "No mailing begins, as the reserve is touched.",
-    }
-    values = {
-        "postfix_spool_free_bytes": [(one.instance, one.free_bytes) for one in rooms],
-        "postfix_spool_free_inodes": [(one.instance, one.free_inodes) for one in rooms if one.free_inodes is not None],
-        "postfix_spool_reserve_bytes": [("", need_bytes)],
-        "postfix_spool_reserve_inodes": [("", need_inodes)],
-        "postfix_spool_full": [("", int(full))],
-    }
-    lines = []
-    for name, help_text in families.items():
-        lines += [f"# HELP {name} {help_text}", f"# TYPE {name} gauge"]
-        lines += [f'{name}{{postfix_instance="{i}"}} {n}' if i else f"{name} {n}" for i, n in values[name]]
-    return "\n".join(lines) + "\n"
+def families(rooms: Sequence[Room], need_bytes: int, need_inodes: int, full: bool) -> list[Family]:
+    """Return the free room, the reserve and whether it is touched as metrics."""
+    labels = [{"postfix_instance": one.instance} for one in rooms]
+    inodes = [(name, one.free_inodes) for name, one in zip(labels, rooms, strict=True) if one.free_inodes is not None]
+    return [
+        Family(
+            "postfix_spool_free_bytes",
+            "gauge",
+            "Bytes free in the file system of a Postfix instance's queues.",
+            zip(labels, (one.free_bytes for one in rooms), strict=True),
+        ),
+        Family("postfix_spool_free_inodes", "gauge", "Inodes free there; absent where there is no limit.", inodes),
+        gauge("postfix_spool_reserve_bytes", "Free bytes below which no mailing begins.", need_bytes),
+        gauge("postfix_spool_reserve_inodes", "Free inodes below which no mailing begins.", need_inodes),
+        gauge("postfix_spool_full", "No mailing begins, as the reserve is touched.", full),
+    ]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -94,9 +91,9 @@ def body(argv: Sequence[str] | None) -> int:
     rooms = [room(where.name, where.spool) for where in postfix.instances()]
     before = switch.path(STATE).exists()
     full = decide(rooms, options.bytes, options.inodes, before)
-    text = prometheus(rooms, options.bytes, options.inodes, full)
+    found = families(rooms, options.bytes, options.inodes, full)
     if options.dry_run:
-        print(text, end="")
+        print(exposition(found), end="")
         return DONE
     if full and not before:
         switch.DIRECTORY.mkdir(parents=True, exist_ok=True)
@@ -105,8 +102,8 @@ def body(argv: Sequence[str] | None) -> int:
     elif before and not full:
         switch.remove(STATE)
         print(f"{NAME}: there is room again: mailings may begin")
-    if options.output and options.output.parent.is_dir():
-        files.write(options.output, text, sync=False)
+    if options.output:
+        metrics.write(options.output, found)
     return DONE
 
 

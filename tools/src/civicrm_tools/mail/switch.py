@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from civicrm_tools.core import files
+from civicrm_tools.core import files, metrics
 from civicrm_tools.core.command import Failure
+from civicrm_tools.core.metrics import Family, gauge
 from civicrm_tools.mail.postfix import Instance
 
 DIRECTORY = Path("/var/lib/mail-tools")
-METRICS = Path("/var/lib/prometheus/node-exporter/mailing.prom")
+METRICS = metrics.DIRECTORY / "mailing.prom"
 # A table of two keys behind header_checks: see the role's README.
 SWITCH = re.compile(r"\b([a-z]+):(/[^\s,{}]*/mailing_state)\b")
 
@@ -140,16 +141,16 @@ def switch_is(where: Instance, content: dict[str, str]) -> bool:
     return dict(line.split(None, 1) for line in said.splitlines() if line.strip()) == content
 
 
-def metrics() -> str:
-    """The states as Prometheus text."""
-    lines = []
-    for name, value, help_text in (
-        ("mailing_enabled", int(not path("off").exists() and not path("panic").exists()), "Mailings may be sent."),
-        ("mailing_panic", int(path("panic").exists()), "All outgoing mail is held."),
-        ("mailing_state_since_seconds", _since(), "When panic or off began, seconds since the epoch; 0 if neither."),
-    ):
-        lines += [f"# HELP {name} {help_text}", f"# TYPE {name} gauge", f"{name} {value}"]
-    return "\n".join(lines) + "\n"
+def families() -> list[Family]:
+    """Return the states as metrics."""
+    is_on = not path("off").exists() and not path("panic").exists()
+    return [
+        gauge("mailing_enabled", "Mailings may be sent.", is_on),
+        gauge("mailing_panic", "All outgoing mail is held.", path("panic").exists()),
+        gauge(
+            "mailing_state_since_seconds", "When panic or off began, seconds since the epoch; 0 if neither.", _since()
+        ),
+    ]
 
 
 def _since() -> int:

@@ -21,6 +21,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from civicrm_tools.core import metrics
+from civicrm_tools.core.metrics import Family, gauge
 from civicrm_tools.mail import delivery_report
 from civicrm_tools.mail.return_path import (
     SETTINGS,
@@ -29,12 +31,10 @@ from civicrm_tools.mail.return_path import (
     Settings,
     SettingsError,
     Site,
-    exposition,
     fresh_name,
     load_settings,
     locked,
     open_state,
-    write_textfile,
 )
 
 # Folder below INBOX for each name in the metrics. The application makes processed and ignored.
@@ -172,8 +172,8 @@ class Watch:
 
     # Metrics
 
-    def run(self) -> str:
-        """Look at everything once; returns the metrics as Prometheus text."""
+    def run(self) -> list[Family]:
+        """Look at everything once; returns the metrics."""
         counts, ages, ignored, stuck = [], [], [], []
         for site in self.settings.sites:
             if site.fetch_unit:
@@ -187,25 +187,18 @@ class Watch:
             ignored.append(({"site": site.name}, len(self.ignored_bounces(site))))
             row = self.database.execute("SELECT stuck FROM job WHERE site = ?", (site.name,)).fetchone()
             stuck.append(({"site": site.name}, row["stuck"] if row else 0))
-        return exposition(
-            [
-                ("mailbox_messages", "gauge", "Messages in a folder of a site's mailbox.", counts),
-                ("mailbox_oldest_seconds", "gauge", "Age of the oldest message in a folder; 0 if it is empty.", ages),
-                (
-                    "mailbox_ignored_valid_bounces",
-                    "gauge",
-                    "Valid bounces that the application filed as ignored.",
-                    ignored,
-                ),
-                ("mailbox_job_stuck", "gauge", "1 while the job gets past no message at all.", stuck),
-                (
-                    "mailbox_watch_last_run_timestamp_seconds",
-                    "gauge",
-                    "When the watch last ended well.",
-                    [({}, int(self.now))],
-                ),
-            ]
-        )
+        return [
+            Family("mailbox_messages", "gauge", "Messages in a folder of a site's mailbox.", counts),
+            Family("mailbox_oldest_seconds", "gauge", "Age of the oldest message in a folder; 0 if it is empty.", ages),
+            Family(
+                "mailbox_ignored_valid_bounces",
+                "gauge",
+                "Valid bounces that the application filed as ignored.",
+                ignored,
+            ),
+            Family("mailbox_job_stuck", "gauge", "1 while the job gets past no message at all.", stuck),
+            gauge("mailbox_watch_last_run_timestamp_seconds", "When the watch last ended well.", int(self.now)),
+        ]
 
 
 def in_order(folder: Folder) -> list[Entry]:
@@ -277,7 +270,9 @@ def main(argv: list[str] | None = None) -> int:
                 moved = watch.replay(site, options.limit, options.dry_run)
                 print(f"{moved} messages {'would go' if options.dry_run else 'went'} back to INBOX of {site.name}")
             else:
-                write_textfile(settings.textfile_directory, "mailbox-watch", watch.run())
+                found = watch.run()
+                if settings.textfile_directory:
+                    metrics.write(settings.textfile_directory / "mailbox-watch.prom", found)
     except (OSError, sqlite3.Error) as error:
         print(f"mailbox-watch: {error}", file=sys.stderr)
         return 1

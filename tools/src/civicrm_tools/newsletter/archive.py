@@ -37,7 +37,8 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from civicrm_tools import LAUNCHER
-from civicrm_tools.core import files
+from civicrm_tools.core import files, metrics
+from civicrm_tools.core.metrics import gauge
 
 CONFIG = Path("/etc/newsletter-archive.json")
 ANSWER_BYTES = 64 * 1024 * 1024
@@ -105,6 +106,13 @@ PAGE = """<!DOCTYPE html>
 </body>
 </html>
 """
+
+
+METRICS = {
+    "published": "Newsletters on the public pages.",
+    "refused": "Newsletters that were not published.",
+    "last_success_timestamp_seconds": "When a run last ended well.",
+}
 
 
 class ArchiveError(Exception):
@@ -585,23 +593,11 @@ def run(config: Config, config_path: Path) -> int:
 
 def write_metrics(path: Path, numbers: dict[str, int] | None) -> None:
     """Leave the numbers of this run, or the last ones with a failure, for node_exporter."""
-    if not path.parent.is_dir():
-        return
-    values = {"published": 0, "refused": 0, "last_success_timestamp_seconds": 0}
-    with contextlib.suppress(OSError, ValueError):
-        found = re.findall(r"^newsletter_archive_(\w+) ([0-9]+)$", path.read_text(), re.MULTILINE)
-        values |= {name: int(number) for name, number in found if name in values}
+    before = metrics.read(path)
+    values = {name: before.get((f"newsletter_archive_{name}", frozenset()), 0.0) for name in METRICS}
     if numbers is not None:
         values |= numbers | {"last_success_timestamp_seconds": int(time.time())}
-    lines = [
-        "# TYPE newsletter_archive_published gauge",
-        f"newsletter_archive_published {values['published']}",
-        "# TYPE newsletter_archive_refused gauge",
-        f"newsletter_archive_refused {values['refused']}",
-        "# TYPE newsletter_archive_last_success_timestamp_seconds gauge",
-        f"newsletter_archive_last_success_timestamp_seconds {values['last_success_timestamp_seconds']}",
-    ]
-    replace(path, "\n".join(lines) + "\n")
+    metrics.write(path, [gauge(f"newsletter_archive_{name}", text, values[name]) for name, text in METRICS.items()])
 
 
 def become(user: str) -> None:

@@ -7,15 +7,17 @@ the only memory: what an earlier run wrote is read back.
 from __future__ import annotations
 
 import argparse
+import math
 import os
-import re
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from civicrm_tools.core import files
+from civicrm_tools.core import metrics
+from civicrm_tools.core.metrics import Family
 
-DIRECTORY = Path("/var/lib/prometheus/node-exporter")
+DIRECTORY = metrics.DIRECTORY
 METRICS = {
     "civicrm_job_last_start_timestamp_seconds": ("gauge", "When the job's last run began."),
     "civicrm_job_last_end_timestamp_seconds": (
@@ -31,28 +33,25 @@ RESULTS = ("failure", "success")
 
 
 def read(path: Path) -> dict[tuple[str, str], float]:
-    """Return {(metric, result): value}, all of them; what is missing or no number is 0."""
+    """Return {(metric, result): value}, all of them; what is missing is 0."""
     values = dict.fromkeys([(name, "") for name in (START, END, SUCCESS, DURATION)], 0.0)
     values |= {(RUNS, result): 0.0 for result in RESULTS}
-    try:
-        text = path.read_text()
-    except (OSError, ValueError):
-        return values
-    for name, result, number in re.findall(r'^(\w+)\{[^}]*?(?:result="(\w+)")?\} ([0-9.]+)$', text, re.MULTILINE):
-        if (name, result) in values:
-            values[name, result] = float(number)
+    for (name, labels), value in metrics.read(path).items():
+        key = (name, dict(labels).get("result", ""))
+        if key in values and math.isfinite(value):
+            values[key] = value
     return values
 
 
-def prometheus(site: str, job: str, values: dict[tuple[str, str], float]) -> str:
-    lines = []
-    for name, (kind, text) in METRICS.items():
-        lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
-        for (metric, result), value in values.items():
-            if metric == name:
-                labels = f'site="{site}",job_name="{job}"' + (f',result="{result}"' if result else "")
-                lines.append(f"{name}{{{labels}}} {round(value, 3)}")
-    return "\n".join(lines) + "\n"
+def families(site: str, job: str, values: dict[tuple[str, str], float]) -> list[Family]:
+    """Return the job's metrics."""
+
+    def samples(wanted: str) -> Iterator[tuple[dict[str, str], float]]:
+        for (name, result), value in values.items():
+            if name == wanted:
+                yield {"site": site, "job_name": job} | ({"result": result} if result else {}), round(value, 3)
+
+    return [Family(name, kind, text, samples(name)) for name, (kind, text) in METRICS.items()]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -77,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
         if result == "success":
             values[SUCCESS, ""] = now
     try:
-        files.write(path, prometheus(options.site, options.job, values), sync=False)
+        metrics.write(path, families(options.site, options.job, values))
     except OSError as error:
         print(f"civicrm-job-metrics: {error}", file=sys.stderr)
         return 1
