@@ -36,8 +36,12 @@ shell: ## a root shell on a lab host: make shell HOST=crm-ext-01
 	@$(LAB) podman exec -it $(HOST) bash -l
 
 .PHONY: check
-check: setup ## lint, unit, render and contract tests, no hosts (CHANGED=1: what the change can have broken, in seconds)
+check: setup ## linters, unit, render and contract tests, no hosts (CHANGED=1: what the change can have broken, in seconds)
 	@lab/bin/check
+
+.PHONY: lint
+lint: setup ## the linters of `make check` alone (CHANGED=1, too)
+	@lab/bin/check --lint
 
 .PHONY: test
 test: check ## everything: check, then each scenario from destroyed hosts

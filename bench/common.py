@@ -20,8 +20,9 @@ LAUNCH = ROOT / "lab" / "bin" / "launch"
 
 def machine() -> str:
     """Describe the machine in one line."""
-    memory = int(re.search(r"MemTotal: +(\d+)", Path("/proc/meminfo").read_text())[1]) // 2**20
-    system = re.search(r'PRETTY_NAME="(.*)"', Path("/etc/os-release").read_text())[1]
+    (kilobytes,) = re.findall(r"MemTotal: +(\d+)", Path("/proc/meminfo").read_text())
+    memory = int(kilobytes) // 2**20
+    (system,) = re.findall(r'PRETTY_NAME="(.*)"', Path("/etc/os-release").read_text())
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     cpu = model[1] if model else platform.machine()
     return f"{os.cpu_count()} cores ({cpu}), {memory} GiB, {system}"
@@ -83,7 +84,8 @@ def ask_agent(host: str, agent: str, timeout: float, **asked: Any) -> dict[str, 
     )  # fmt: skip
     if done.returncode != 0:
         raise RuntimeError(f"{asked['action']} on {host}: {done.stderr.strip()[-400:]}")
-    return json.loads(done.stdout)
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
 
 
 def hosts_and_sizes(text: str | None, full: str) -> argparse.ArgumentParser:

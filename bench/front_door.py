@@ -14,7 +14,9 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import yaml
 from common import LAUNCH, ROOT, on_host, start_on_host, table, write_page
@@ -96,24 +98,26 @@ def load(host: str, url: str, script: str, user: str = "root") -> list[float]:
         out = on_host(host, "runuser", "-u", user, "--", *wrk)
     finally:
         on_host(host, "rm", "-f", path)
-    return [float(number) for number in re.search(r"RESULT (\S+) (\S+) (\S+)", out).groups()]
+    (figures,) = re.findall(r"RESULT (\S+) (\S+) (\S+)", out)
+    return [float(figure) for figure in figures]
 
 
-def vault() -> dict:
+def vault() -> dict[str, Any]:
     """Return the lab's secrets."""
     done = subprocess.run(
         [ROOT / ".venv/bin/ansible-vault", "view", "--vault-password-file", ROOT / ".lab/vault-password",
          ROOT / "inventories/lab/group_vars/all/vault.yml"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    return yaml.safe_load(done.stdout)
+    secrets: dict[str, Any] = yaml.safe_load(done.stdout)
+    return secrets
 
 
-def pages(secrets: dict) -> list[str]:
+def pages(secrets: dict[str, Any]) -> list[str]:
     """Compare requests through the front door with requests to int, from ext and with ext's own credential."""
     person = base64.b64encode(f"alice:{secrets['vault_people']['alice']['password']}".encode()).decode()
     conf = on_host(EXT, "cat", "/etc/apache2/civicrm/backend-credential.conf")
-    ext = re.search(r"Basic ([A-Za-z0-9+/=]+)", conf)[1]
+    ext = re.findall(r"Basic ([A-Za-z0-9+/=]+)", conf)[0]
     through = GET.format(basic=person, more="")
     direct = GET.format(basic=ext, more='wrk.headers["X-Front-Door"] = "password"\n')
     rows = []
@@ -156,7 +160,7 @@ def flooded(source: str) -> tuple[list[float], int]:
 
 
 @contextmanager
-def cut_link():
+def cut_link() -> Iterator[None]:
     """Drop everything between both hosts' outer addresses."""
     rules = """table inet bench_cut {
         chain inbound { type filter hook input priority -500; iifname eth0 udp dport { 500, 4500 } drop; }
@@ -181,10 +185,10 @@ def donations(source: str) -> list[str]:
     with cut_link():
         down = load(WORLD, DONATIONS, POST)
     rows = [
-        ["idle, link up", idle, "-"],
-        ["wrong passwords for the CRM, limits on", limited, str(answered)],
-        ["wrong passwords for the CRM, limits off", unlimited, str(answered_all)],
-        ["link cut: spooled on ext's disk", down, "-"],
+        ("idle, link up", idle, "-"),
+        ("wrong passwords for the CRM, limits on", limited, str(answered)),
+        ("wrong passwords for the CRM, limits off", unlimited, str(answered_all)),
+        ("link cut: spooled on ext's disk", down, "-"),
     ]
     return table(
         ["", "donations/s", "ratio", "p95 ms", "failed", "guesses answered"],

@@ -135,7 +135,7 @@ def cpu(_given: dict[str, Any]) -> dict[str, Any]:
     for unit in UNITS:
         path = SLICE / unit / "cpu.stat"
         if path.is_file():
-            used[unit] = int(re.search(r"usage_usec (\d+)", path.read_text())[1]) / 1e6
+            used[unit] = int(re.findall(r"usage_usec (\d+)", path.read_text())[0]) / 1e6
     return {"seconds": sum(used.values()), "units": used}
 
 
@@ -147,7 +147,7 @@ def qmgr(_given: dict[str, Any]) -> dict[str, Any]:
             if text.startswith("Name:\tqmgr\n"):
                 fields = (status.parent / "stat").read_text().rpartition(")")[2].split()
                 used = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-                resident = int(re.search(r"VmRSS:\s+(\d+) kB", text)[1]) * 1024
+                resident = int(re.findall(r"VmRSS:\s+(\d+) kB", text)[0]) * 1024
                 break
         except OSError:
             continue

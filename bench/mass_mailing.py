@@ -73,7 +73,7 @@ class Host:
         return done
 
     def cpu(self) -> float:
-        return self.ask("cpu")["seconds"]
+        return float(self.ask("cpu")["seconds"])
 
 
 @dataclass
@@ -188,7 +188,8 @@ def cost(bench: Bench) -> list[str]:
     runs = [(bench.stock, sizes[0]), *((bench.ours, size) for size in sizes)]
     if bench.full:
         runs[1:1] = [(bench.stock, size) for size in sizes[1:]]
-    rows, first = [], {}
+    rows: list[list[str]] = []
+    first: dict[str, float] = {}
     for host, size in runs:
         n, at, before = bench.many(size), bench.sunk()["count"], host.cpu()
         bench.freeze(True)
@@ -230,7 +231,7 @@ def active(host: Host, count: int, seconds: float = 120) -> dict[str, Any]:
         time.sleep(1)
 
 
-def spent(host: Host, seconds: float, act: Callable[[], None] = lambda: None) -> float:
+def spent(host: Host, seconds: float, act: Callable[[], object] = lambda: None) -> float:
     """CPU seconds of mail within so many seconds, with an act at their beginning."""
     before, end = host.cpu(), time.monotonic() + seconds
     act()
@@ -239,7 +240,8 @@ def spent(host: Host, seconds: float, act: Callable[[], None] = lambda: None) ->
 
 
 def pace(host: Host) -> dict[str, Any]:
-    return json.loads(on_host(host.name, "postfix-pace", "status", "--json"))
+    status: dict[str, Any] = json.loads(on_host(host.name, "postfix-pace", "status", "--json"))
+    return status
 
 
 def back_off(bench: Bench, parked: int) -> list[str]:

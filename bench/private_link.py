@@ -13,6 +13,7 @@ import os
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from common import LAUNCH, need_lab, on_host, start_on_host, table, write_page
@@ -83,6 +84,7 @@ def speeds(outer: str, inner: str) -> list[str]:
     open_port(INT, "inbound")
     open_port(EXT, "outbound")
     sink = start_on_host(INT, "python3", "-c", SINK)
+    assert sink.stdin and sink.stdout
     try:
         assert sink.stdout.readline() == "ready\n"
         plain, tunnel = transfer(outer), transfer(inner)
@@ -109,6 +111,7 @@ class Probe(threading.Thread):
         )
 
     def run(self) -> None:
+        assert self.process.stdout
         for line in self.process.stdout:
             if "bytes from" in line:
                 self.answers.append(time.monotonic())
@@ -127,8 +130,9 @@ class Probe(threading.Thread):
         return float("inf")
 
 
-def kill(host: str) -> None:
-    on_host(host, "systemctl", "kill", "--signal=KILL", "strongswan.service")
+def kill(*hosts: str) -> None:
+    for host in hosts:
+        on_host(host, "systemctl", "kill", "--signal=KILL", "strongswan.service")
 
 
 def cut(seconds: int) -> None:
@@ -143,10 +147,10 @@ def cut(seconds: int) -> None:
         on_host(INT, "nft", "delete", "table", "inet", "bench_cut")
 
 
-FAULTS = {
+FAULTS: dict[str, Callable[[], object]] = {
     "SIGKILL of int's charon": lambda: kill(INT),
     "SIGKILL of ext's charon": lambda: kill(EXT),
-    "SIGKILL of both": lambda: (kill(INT), kill(EXT)),
+    "SIGKILL of both": lambda: kill(INT, EXT),
     "restart of int's charon": lambda: on_host(INT, "systemctl", "restart", "strongswan.service"),
     "30 s cut, after its end": lambda: cut(30),
 }

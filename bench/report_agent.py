@@ -164,7 +164,7 @@ class Watch:
             self.units[-1][0],
         ):
             try:
-                used = int(re.search(r"usage_usec (\d+)", (SLICE / unit / "cpu.stat").read_text())[1]) / 1e6
+                used = int(re.findall(r"usage_usec (\d+)", (SLICE / unit / "cpu.stat").read_text())[0]) / 1e6
             except OSError:
                 continue
             self.cpu.setdefault(unit, []).append(used)
@@ -208,7 +208,7 @@ def arrive(given: dict[str, Any]) -> dict[str, Any]:
                 subprocess.run(["postqueue", "-f"], check=False, timeout=60)
             return False
         # Others' mail comes, too: the files' number is quick, their subjects tell.
-        missing = given["count"] - sum(map(len, serials(given)["folders"].values()))
+        missing: int = given["count"] - sum(map(len, serials(given)["folders"].values()))
         wanted, moments[1] = found + missing, now
         return missing <= 0
 
@@ -229,7 +229,11 @@ def drain(given: dict[str, Any]) -> dict[str, Any]:
         subprocess.run(["bounce-breaker", "run"], check=True, timeout=300)
         breaker += time.time() - moment
         job = subprocess.Popen(["systemctl", "start", given["unit"]])
-        if not watch.until(lambda job=job: job.poll() is not None, deadline):
+
+        def ended(job: subprocess.Popen[bytes] = job) -> bool:
+            return job.poll() is not None
+
+        if not watch.until(ended, deadline):
             subprocess.run(["systemctl", "stop", given["unit"]], check=True, timeout=120)
         failed += job.wait(60) != 0
         runs, left = runs + 1, files(given["user"], "", ".Incoming")

@@ -137,7 +137,7 @@ class Bench:
         self.ask("back", 900, user=self.bound_site, folder=FOLDER)
         if done["messages"] != self.reports:
             raise RuntimeError(f"the bound: {done['messages']} of {self.reports} messages in {limit:.0f} s")
-        return done["seconds"]
+        return float(done["seconds"])
 
 
 def fates(bench: Bench) -> list[str]:

@@ -12,7 +12,8 @@
 set -eu
 T=$(mktemp -d)
 pids=
-trap 'for p in $pids; do kill "$p" 2>/dev/null || :; done; wait; rm -rf "$T"' EXIT
+clean_up() { for p in $pids; do kill "$p" 2>/dev/null || :; done; wait; rm -rf "$T"; }
+trap clean_up EXIT
 trap 'exit 3' INT TERM
 unset LD_LIBRARY_PATH
 
@@ -45,8 +46,8 @@ try() {   # what, the jails -> exit status of --test, jails that run
     jails=none
     for _ in $(seq 15); do
         kill -0 "$pids" 2>/dev/null || break
-        if [ -S sock ] && f2b client status >status 2>/dev/null; then
-            jails=$(sed -n 's/.*Jail list:[[:space:]]*//p' status)
+        if [ -S sock ] && f2b client status >jails 2>/dev/null; then
+            jails=$(sed -n 's/.*Jail list:[[:space:]]*//p' jails)
             [ -z "$jails" ] || break
         fi
         sleep 0.2

@@ -12,7 +12,8 @@
 set -eu
 T=$(mktemp -d)
 pids=
-trap 'for p in $pids; do kill "$p" 2>/dev/null || :; done; wait; rm -rf "$T"' EXIT
+clean_up() { for p in $pids; do kill "$p" 2>/dev/null || :; done; wait; rm -rf "$T"; }
+trap clean_up EXIT
 trap 'exit 3' INT TERM
 unset LD_LIBRARY_PATH
 
@@ -29,7 +30,8 @@ debs() {   # NAME=VERSION ...: unpacked into $T/x; if the machine's package list
 verdict() { if [ "$1" = "$2" ]; then echo "as described"; else echo "CHANGED: expected [$2], got [$1]"; exit 2; fi; }
 
 debs logrotate=3.21.0-1 libpopt0=1.19+dfsg-1
-export LD_LIBRARY_PATH=$(echo "$T"/x/usr/lib/*-linux-gnu)
+LD_LIBRARY_PATH=$(echo "$T"/x/usr/lib/*-linux-gnu)
+export LD_LIBRARY_PATH
 logrotate=$T/x/usr/sbin/logrotate
 results=
 try() {   # directive -> exit status of the dry run, of the run, what is left
@@ -37,7 +39,7 @@ try() {   # directive -> exit status of the dry run, of the run, what is left
     printf '%s {\n    size 10\n    %s\n}\n' "$T/mail.log" "$1" >conf; chmod 644 conf
     dry=0; timeout 20 "$logrotate" -d -s state conf >out 2>&1 || dry=$?
     rc=0; timeout 20 "$logrotate" -s state conf >out 2>&1 || rc=$?
-    left=$(ls | grep '^mail\.log' | tr '\n' ' ' || :)
+    left=$(find . -name 'mail.log*' -printf '%f\n' | sort | tr '\n' ' ')
     printf '  %-13s dry run: %s  run: %s  left: %s\n' "$1" "$dry" "$rc" "${left:-nothing}"; sed 's/^/      /' out
     results="$results $dry/$rc/${left:-nothing}"
 }

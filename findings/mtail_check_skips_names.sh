@@ -6,12 +6,13 @@
 # Why it matters: programs that replace files check a temporary one first, and call it `.source` (Ansible's copy with
 # validate:) or `x.mtail.tmp`. That check can never fail; mtail then does not start, or counts nothing, and the alert on
 # "no delivery in N minutes" is what tells, or fails to.
-# Source: mtail's docs/Deploying.md has the suffix ("Programs must have the .mtail suffix"), for a folder; the silence is in none.
+# Source: mtail's docs/Deploying.md has the suffix ("Programs must have the .mtail suffix"), for a directory; the silence is in none.
 
 set -eu
 T=$(mktemp -d)
 pids=
-trap 'for p in $pids; do kill "$p" 2>/dev/null || :; done; wait; rm -rf "$T"' EXIT
+clean_up() { for p in $pids; do kill "$p" 2>/dev/null || :; done; wait; rm -rf "$T"; }
+trap clean_up EXIT
 trap 'exit 3' INT TERM
 unset LD_LIBRARY_PATH
 

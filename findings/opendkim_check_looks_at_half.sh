@@ -12,7 +12,8 @@
 set -eu
 T=$(mktemp -d)
 pids=
-trap 'for p in $pids; do kill "$p" 2>/dev/null || :; done; wait; rm -rf "$T"' EXIT
+clean_up() { for p in $pids; do kill "$p" 2>/dev/null || :; done; wait; rm -rf "$T"; }
+trap clean_up EXIT
 trap 'exit 3' INT TERM
 unset LD_LIBRARY_PATH
 
@@ -32,7 +33,8 @@ debs opendkim=2.11.0~beta2-8+deb12u1 libopendkim11=2.11.0~beta2-8+deb12u1 libvbr
     librbl1=2.11.0~beta2-8+deb12u1 libmilter1.0.1=8.17.1.9-2+deb12u2 libopendbx1=1.4.6-16+b1 libmemcached11=1.1.4-1 \
     libhashkit2=1.1.4-1 liblua5.3-0=5.3.6-2 libbsd0=0.11.7-2 libevent-2.1-7=2.1.12-stable-8 libunbound8=1.17.1-2+deb12u4 \
     libldap-2.5-0=2.5.13+dfsg-5 libsasl2-2=2.1.28+dfsg-10
-export LD_LIBRARY_PATH="$(echo "$T"/x/usr/lib/*-linux-gnu):$T/x/usr/lib"
+LD_LIBRARY_PATH="$(echo "$T"/x/usr/lib/*-linux-gnu):$T/x/usr/lib"
+export LD_LIBRARY_PATH
 dkim=$T/x/usr/sbin/opendkim
 
 fresh() {

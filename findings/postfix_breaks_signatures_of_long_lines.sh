@@ -11,7 +11,8 @@
 set -eu
 T=$(mktemp -d)
 pids=
-trap 'for p in $pids; do kill "$p" 2>/dev/null || :; done; wait; rm -rf "$T"' EXIT
+clean_up() { for p in $pids; do kill "$p" 2>/dev/null || :; done; wait; rm -rf "$T"; }
+trap clean_up EXIT
 trap 'exit 3' INT TERM
 unset LD_LIBRARY_PATH
 
@@ -31,7 +32,8 @@ verdict() { if [ "$1" = "$2" ]; then echo "as described"; else echo "CHANGED: ex
 debs postfix=3.7.11-0+deb12u1 libicu72=72.1-3+deb12u1 libsasl2-2=2.1.28+dfsg-10
 timeout 120 python3 -m pip install -q --no-cache-dir --no-deps --target "$T/py" dkimpy==1.1.8 dnspython==2.9.2 >pip.log 2>&1 ||
     { cat pip.log; echo "a pinned version is not served any more: dkimpy==1.1.8"; exit 1; }
-export LD_LIBRARY_PATH="$T/x/usr/lib/postfix:$(echo "$T"/x/usr/lib/*-linux-gnu)" MAIL_CONFIG=$T/etc PYTHONPATH=$T/py
+LD_LIBRARY_PATH="$T/x/usr/lib/postfix:$(echo "$T"/x/usr/lib/*-linux-gnu)"
+export LD_LIBRARY_PATH MAIL_CONFIG=$T/etc PYTHONPATH=$T/py
 sbin=$T/x/usr/sbin daemons=$T/x/usr/lib/postfix/sbin
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 

@@ -11,7 +11,8 @@
 set -eu
 T=$(mktemp -d)
 pids=
-trap 'for p in $pids; do kill "$p" 2>/dev/null || :; done; wait; rm -rf "$T"' EXIT
+clean_up() { for p in $pids; do kill "$p" 2>/dev/null || :; done; wait; rm -rf "$T"; }
+trap clean_up EXIT
 trap 'exit 3' INT TERM
 unset LD_LIBRARY_PATH
 
@@ -28,7 +29,8 @@ debs() {   # NAME=VERSION ...: unpacked into $T/x; if the machine's package list
 verdict() { if [ "$1" = "$2" ]; then echo "as described"; else echo "CHANGED: expected [$2], got [$1]"; exit 2; fi; }
 
 debs redis-server=5:7.0.15-1~deb12u7 redis-tools=5:7.0.15-1~deb12u7 liblzf1=3.6-3 libjemalloc2=5.3.0-1 libatomic1=12.2.0-14+deb12u1
-export LD_LIBRARY_PATH=$(echo "$T"/x/usr/lib/*-linux-gnu)
+LD_LIBRARY_PATH=$(echo "$T"/x/usr/lib/*-linux-gnu)
+export LD_LIBRARY_PATH
 server=$T/x/usr/bin/redis-server cli="timeout 10 $T/x/usr/bin/redis-cli -s $T/s --user app --pass secret --no-auth-warning"
 
 start() {

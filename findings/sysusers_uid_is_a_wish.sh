@@ -10,7 +10,8 @@
 set -eu
 T=$(mktemp -d)
 pids=
-trap 'for p in $pids; do kill "$p" 2>/dev/null || :; done; wait; rm -rf "$T"' EXIT
+clean_up() { for p in $pids; do kill "$p" 2>/dev/null || :; done; wait; rm -rf "$T"; }
+trap clean_up EXIT
 trap 'exit 3' INT TERM
 unset LD_LIBRARY_PATH
 

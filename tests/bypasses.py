@@ -80,7 +80,7 @@ TARGETS = [
     "https://crm.torproject.test/civicrm/mailing/view/?reset=1&id=1",
     "civicrm/mailing/view/?reset=1&id=1",
     "*",
-    # Files that are no style sheet: code, private folders, a script behind a harmless ending.
+    # Files that are no style sheet: code, private directories, a script behind a harmless ending.
     f"{STYLE}?q=civicrm/dashboard",
     f"{STYLE}/index.php",
     f"{STYLE}%00.php",

@@ -34,9 +34,9 @@ if ($argv[1] === 'upgrade') {
 }
 
 
-def archive(folder: Path, release: str, schema: int) -> dict[str, str]:
+def archive(directory: Path, release: str, schema: int) -> dict[str, str]:
     """Write the archive of a release and return {url, sha256} as the inventory wants it."""
-    path = folder / f"tiny-{release}.tar"
+    path = directory / f"tiny-{release}.tar"
     with tarfile.open(path, "w") as sink:
         for name, text in FILES.items():
             content = text.replace("@RELEASE@", release).replace("@SCHEMA@", str(schema)).encode()

@@ -107,7 +107,7 @@ class ActionModule(ActionBase):
             **self._more(),
         }
         packed = base64.b64encode(zlib.compress(json.dumps(payload).encode(), 6)).decode()
-        result = self._execute_module(
+        result: dict[str, Any] = self._execute_module(
             module_name=self.MODULE, module_args={"payload": packed}, task_vars=self._variables
         )
         result.pop("invocation", None)

@@ -13,6 +13,7 @@ from ansible.errors import AnsibleActionFail
 
 # From the file: mitogen's loader would hand out a class that it has changed already, and change it again.
 _SPEC = spec_from_file_location("file_set_action", Path(__file__).with_name("file_set.py"))
+assert _SPEC and _SPEC.loader  # as for every path that ends in .py
 _MODULE = module_from_spec(_SPEC)
 _SPEC.loader.exec_module(_MODULE)
 FileSet: Any = _MODULE.ActionModule

@@ -285,9 +285,10 @@ def _places(where: list[str] | None, sets: dict[str, list[str]], side: str) -> l
         return [""]
     places = []
     networks = _networks(where, sets)
-    for version, family in ((4, "ip"), (6, "ip6")):
-        # nft refuses a list in which one element contains another.
-        members = list(ipaddress.collapse_addresses(n for n in networks if n.version == version))
+    # nft refuses a list in which one element contains another.
+    v4 = list(ipaddress.collapse_addresses(n for n in networks if isinstance(n, ipaddress.IPv4Network)))
+    v6 = list(ipaddress.collapse_addresses(n for n in networks if isinstance(n, ipaddress.IPv6Network)))
+    for version, family, members in ((4, "ip", v4), (6, "ip6", v6)):
         if any(network.prefixlen == 0 for network in members):
             places.append(f"meta nfproto ipv{version}")
         elif members:

@@ -24,9 +24,9 @@ def _parsed(path: Path) -> Any:
 
 
 def role_options(roles_dir: str) -> dict[str, dict[str, Any]]:
-    """Return {role: options of its main entry point} for each role in a folder that has argument_specs.yml.
+    """Return {role: options of its main entry point} for each role in a directory that has argument_specs.yml.
 
-    A folder without such a role raises: all checks would pass on nothing.
+    A directory without such a role raises: all checks would pass on nothing.
     """
     options = {}
     for path in sorted(Path(roles_dir).glob("*/meta/argument_specs.yml")):
@@ -72,7 +72,7 @@ def required_variables(roles_dir: str, profiles: list[str]) -> list[str]:
     options = role_options(roles_dir)
     required = set()
     for profile in set(profiles) & set(options):
-        imports = [{"ansible.builtin.import_role": {"name": profile}}]
+        imports: list[dict[str, Any]] = [{"ansible.builtin.import_role": {"name": profile}}]
         imports += _parsed(Path(roles_dir, profile, "tasks/main.yml"))
         for task in imports:
             role = task.get("ansible.builtin.import_role", {}).get("name")
@@ -137,11 +137,11 @@ def _namesake(error: str, defined: Iterable[str]) -> str:
 def unknown_names(inventory_dir: str, groups: dict[str, list[str]]) -> list[str]:
     """Return one sentence for each file in host_vars or group_vars that is named after nobody."""
     problems = []
-    for folder, names, what in (("host_vars", groups["all"], "host"), ("group_vars", list(groups), "group")):
-        for path in sorted(Path(inventory_dir, folder).glob("*")):
+    for directory, names, what in (("host_vars", groups["all"], "host"), ("group_vars", list(groups), "group")):
+        for path in sorted(Path(inventory_dir, directory).glob("*")):
             name = path.name.removesuffix(".yml").removesuffix(".yaml")
             if name not in names and not name.startswith("."):
-                problems.append(f"{folder}/{path.name} is for a {what} that hosts.yml does not name")
+                problems.append(f"{directory}/{path.name} is for a {what} that hosts.yml does not name")
     return problems
 
 

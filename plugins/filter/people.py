@@ -164,13 +164,14 @@ def change_problem(people: list[Person], change: str, name: str, sites: list[str
         return f"change {change!r}: say change=add, change=reset or change=remove"
     if not NAME.fullmatch(name):
         return f"person {name!r}: a name is letters, digits and . _ @ -, 64 at most, a letter or digit first"
-    (person,) = [p for p in people if p["name"].lower() == name.lower()] or [None]
+    found: list[Person | None] = [p for p in people if p["name"].lower() == name.lower()]
+    (person,) = found or [None]
     if change == "add" and person:
         return f"{person['name']} is there already: change=reset makes a new password"
     if change != "add" and (not person or person["name"] != name):
         near = f"; is {person['name']} meant?" if person else ""
         return f"{name} is not in the list{near or ': to finish a removal that was cut off run site.yml --tags people'}"
-    if change == "reset" and person.get("machine"):
+    if change == "reset" and person and person.get("machine"):
         return f"{name} is a machine: change its password_hash by hand"
     unknown = [site for site in sites if site not in known]
     if unknown:

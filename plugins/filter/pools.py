@@ -37,7 +37,8 @@ def pool_memory_problem(pools: list[Pool], budget_mb: int, opcache_mb: int) -> s
 
 def _taken(pools: list[Pool], opcache_mb: int) -> int:
     versions = {p["php_version"] for p in pools}
-    return sum(p.get("max_children", 0) * p["memory_limit_mb"] for p in pools) + len(versions) * opcache_mb
+    pools_mb: int = sum(p.get("max_children", 0) * p["memory_limit_mb"] for p in pools)
+    return pools_mb + len(versions) * opcache_mb
 
 
 class FilterModule:

@@ -138,7 +138,8 @@ def site_public_paths(site: dict[str, Any], paths: dict[str, list[Entry]]) -> li
     """
     if not site.get("public_paths_enabled", site.get("environment") == "production"):
         return []
-    return paths.get(site["cms"], []) + site.get("public_paths", [])
+    own: list[Entry] = site.get("public_paths", [])
+    return paths.get(site["cms"], []) + own
 
 
 def one_click_paths(site: dict[str, Any], entry: Entry) -> list[Entry]:

@@ -41,7 +41,7 @@ def site_releases(
     ]
 
 
-def release_files(sites: list[Site], folder: str, commits: list[dict[str, Any]]) -> list[dict[str, str]]:
+def release_files(sites: list[Site], directory: str, commits: list[dict[str, Any]]) -> list[dict[str, str]]:
     """Return [{name, file, sha256, id}]: where each site's archive lies on the machine that runs Ansible.
 
     commits: registered results of `git rev-parse`. A release is named after the archive's sha256 or the commit; sha256
@@ -52,10 +52,10 @@ def release_files(sites: list[Site], folder: str, commits: list[dict[str, Any]])
     for site in sites:
         if "git" in site:
             commit = found[site["name"]]
-            files.append({"name": site["name"], "file": f"{folder}/{commit}.tar", "sha256": "", "id": commit[:12]})
+            files.append({"name": site["name"], "file": f"{directory}/{commit}.tar", "sha256": "", "id": commit[:12]})
         else:
             url, sha256 = site["archive"]["url"], site["archive"]["sha256"].lower()
-            path = f"{folder}/{sha256}" if "://" in url else url
+            path = f"{directory}/{sha256}" if "://" in url else url
             files.append({"name": site["name"], "file": path, "sha256": sha256, "id": sha256[:12]})
     return files
 
@@ -76,19 +76,19 @@ def releases_due(fetched: list[dict[str, Any]], listed: list[str]) -> list[dict[
     return due
 
 
-def release_shared_folders(sites: list[Site]) -> list[dict[str, str]]:
-    """Return [{path, owner, group}]: each site's shared/ and the folders in it that its releases lead to.
+def release_shared_directories(sites: list[Site]) -> list[dict[str, str]]:
+    """Return [{path, owner, group}]: each site's shared/ and the directories in it that its releases lead to.
 
-    shared/ itself is root's: in a folder of its own a site could put a link in the place of one of them.
+    shared/ itself is root's: in a directory of its own a site could put a link in the place of one of them.
     """
-    folders = {}
+    directories = {}
     for site in sites:
         base, user, shared = f"{site['base']}/shared", site["user"], site.get("shared", [])
         if shared:
-            folders[base] = {"path": base, "owner": "root", "group": user}
+            directories[base] = {"path": base, "owner": "root", "group": user}
         for path in (f"{base}/{entry['to']}" for entry in shared):
-            folders[path] = {"path": path, "owner": user, "group": user}
-    return list(folders.values())
+            directories[path] = {"path": path, "owner": user, "group": user}
+    return list(directories.values())
 
 
 def release_description(site: Site, keep_releases: int, keep_dumps: int, pause_seconds: int) -> dict[str, Any]:
@@ -116,6 +116,6 @@ class FilterModule:
             "site_releases": site_releases,
             "release_files": release_files,
             "releases_due": releases_due,
-            "release_shared_folders": release_shared_folders,
+            "release_shared_directories": release_shared_directories,
             "release_description": release_description,
         }

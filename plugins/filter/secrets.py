@@ -194,6 +194,8 @@ def _server(authority: dict[str, str], name: str) -> dict[str, str]:
 
 def _issue(authority: dict[str, str], name: str, names: list[x509.GeneralName], key: PrivateKey) -> dict[str, str]:
     issuer_key = serialization.load_pem_private_key(authority["private_key"].encode(), None)
+    if not isinstance(issuer_key, PrivateKey):
+        raise AnsibleFilterError("the private key of an authority must be an Ed25519 or an EC key")
     issuer = x509.load_pem_x509_certificate(authority["certificate"].encode())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     builder = (
@@ -231,7 +233,7 @@ def _key_usage(signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def _digest(key: PrivateKey) -> hashes.HashAlgorithm | None:
+def _digest(key: PrivateKey) -> hashes.SHA256 | None:
     return None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
 
 

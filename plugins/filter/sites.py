@@ -31,7 +31,7 @@ TAKEN = re.compile(
     r"|mysql|redis|postfix|dovecot|dovenull|unbound|vmail|mtail|postdrop|opendkim|one-click|newsletter-archive|systemd-.*"
 )
 TAKEN_DATABASES = ("mysql", "sys", "test", "root", "information_schema", "performance_schema")
-# Folder of a release that is served, unless the inventory says otherwise.
+# Directory of a release that is served, unless the inventory says otherwise.
 WEB = {"drupal": "web"}
 
 
@@ -94,7 +94,7 @@ def _application_problems(site: Site) -> list[str]:
     elif application == "git" and not (source.get("repository") and source.get("ref")):
         problems.append(f"site {name!r}: git needs repository and ref")
     if application in RELEASED and "docroot" in site:
-        problems.append(f"site {name!r}: docroot follows from the release; use web for the folder in it")
+        problems.append(f"site {name!r}: docroot follows from the release; use web for the directory in it")
     if site.get("upgrade_command") and not site.get("schema_command"):
         problems.append(f"site {name!r}: upgrade_command needs schema_command, or a rollback could not be judged")
     if site.get("archive_command") and site.get("mail_policy", "deliver") != "deliver":

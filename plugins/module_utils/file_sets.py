@@ -33,7 +33,7 @@ def _account(name: Any, database: Any, kind: str, path: str, check: bool) -> int
         if check:  # a user to come
             return None
         raise Refused(f"{path}: this host has no {kind} '{name}': correct the name, or make it first") from None
-    return entry.pw_uid if kind == "user" else entry.gr_gid
+    return int(entry.pw_uid if kind == "user" else entry.gr_gid)
 
 
 UID = re.compile(rb"@uid\(([a-z_][a-z0-9_-]*)\)@")

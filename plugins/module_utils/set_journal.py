@@ -298,11 +298,11 @@ def marks_of(changes: list[Change], commands: list[dict[str, Any]]) -> dict[str,
         for unit in target.restart:
             marks["units"][unit] = "restart"
         marks["notify"] += [name for name in target.notify if name not in marks["notify"]]
-        unit = unit_of(target.path)
-        if unit and change.action != "remove":
+        own = unit_of(target.path)
+        if own and change.action != "remove":
             marks["daemon_reload"] = True
-            if unit.endswith(RESTARTED_BY_THEMSELVES):
-                marks["units"][unit] = "restart"
+            if own.endswith(RESTARTED_BY_THEMSELVES):
+                marks["units"][own] = "restart"
         marks["daemon_reload"] = marks["daemon_reload"] or target.path.startswith(UNITS)
     for one in commands:
         if any(fnmatch.fnmatch(change.target.path, pattern) for change in changes for pattern in one["changed"]):

@@ -51,7 +51,7 @@ from ansible.module_utils.basic import AnsibleModule
 try:
     import pymysql
 except ImportError:
-    pymysql = None
+    pymysql = None  # type: ignore[assignment]  # main() refuses to run without it
 
 SOCKET = "/run/mysqld/mysqld.sock"
 Step = tuple[str, str, tuple[str, ...]]  # what it does in words, SQL, its parameters

@@ -9,14 +9,14 @@ pytestmark = pytest.mark.web
 
 NAMES = ["crm.torproject.test", "donate-api.torproject.test"]
 AUTHORITY = "client.outside.test"
-FOLDER = "/run/acme-authority"
+DIRECTORY = "/run/acme-authority"
 # Debian's pebble: the authority that ACME clients are tested with. It asks for challenges where the names lead.
 CONFIGURATION = {
     "pebble": {
         "listenAddress": "ADDRESS:443",
         "managementListenAddress": "127.0.0.1:15000",
-        "certificate": f"{FOLDER}/tls.pem",
-        "privateKey": f"{FOLDER}/tls.key",
+        "certificate": f"{DIRECTORY}/tls.pem",
+        "privateKey": f"{DIRECTORY}/tls.key",
         "httpPort": 80,
         "tlsPort": 443,
         "ocspResponderURL": "",
@@ -33,14 +33,14 @@ def authority(world):
     names = world.check_output("awk '/^nameserver/ {print $2; exit}' /etc/resolv.conf")
     text = json.dumps(CONFIGURATION).replace("ADDRESS", address)
     world.check_output(
-        f"install -d -m 755 {FOLDER}; printf %s '{text}' >{FOLDER}/pebble.json; "
+        f"install -d -m 755 {DIRECTORY}; printf %s '{text}' >{DIRECTORY}/pebble.json; "
         f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN={AUTHORITY} "
-        f"-addext subjectAltName=DNS:{AUTHORITY} -keyout {FOLDER}/tls.key -out {FOLDER}/tls.pem 2>/dev/null; "
+        f"-addext subjectAltName=DNS:{AUTHORITY} -keyout {DIRECTORY}/tls.key -out {DIRECTORY}/tls.pem 2>/dev/null; "
         "systemd-run --quiet --unit=acme-authority --setenv=PEBBLE_VA_NOSLEEP=1 --setenv=PEBBLE_WFE_NONCEREJECT=0 "
-        f"pebble -config {FOLDER}/pebble.json -dnsserver {names}:53 -strict"
+        f"pebble -config {DIRECTORY}/pebble.json -dnsserver {names}:53 -strict"
     )
-    yield world.check_output(f"cat {FOLDER}/tls.pem")
-    world.check_output(f"systemctl stop acme-authority.service; rm -r {FOLDER}")
+    yield world.check_output(f"cat {DIRECTORY}/tls.pem")
+    world.check_output(f"systemctl stop acme-authority.service; rm -r {DIRECTORY}")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from alert_rules import FILES, metrics, rules
 from fixtures import ROOT
 
-FOLDER = "/tmp/alert-rules"
+DIRECTORY = "/tmp/alert-rules"
 EXPORTERS = ["10.77.0.11:9100", "10.77.0.11:3903", "10.77.0.12:9100"]
 MADE_BY_PROMETHEUS = {"up"}
 
@@ -22,16 +22,16 @@ def promtool(ops):
     with tarfile.open(fileobj=archive, mode="w") as tar:
         for name in ("monitoring", "tests/alerts"):
             tar.add(ROOT / name, name)
-    unpack = ["podman", "exec", "-i", "ops", "sh", "-c", f"rm -rf {FOLDER}; mkdir {FOLDER}; tar x -C {FOLDER}"]
+    unpack = ["podman", "exec", "-i", "ops", "sh", "-c", f"rm -rf {DIRECTORY}; mkdir {DIRECTORY}; tar x -C {DIRECTORY}"]
     subprocess.run(unpack, input=archive.getvalue(), check=True, timeout=60)
     yield ops
-    ops.check_output(f"rm -rf {FOLDER}")
+    ops.check_output(f"rm -rf {DIRECTORY}")
 
 
 @pytest.mark.mutates
 def test_prometheus_takes_the_configuration_with_all_rules(promtool):
     """The shipped scrape configuration loads every rule file; templates in annotations are parsed too."""
-    done = promtool.run(f"cd {FOLDER}/monitoring && promtool check config prometheus.yml")
+    done = promtool.run(f"cd {DIRECTORY}/monitoring && promtool check config prometheus.yml")
     assert done.rc == 0, done.stdout + done.stderr
     assert f"{len(FILES)} rule files found" in done.stdout
 
@@ -39,7 +39,7 @@ def test_prometheus_takes_the_configuration_with_all_rules(promtool):
 @pytest.mark.mutates
 @pytest.mark.parametrize("name", [path.name for path in FILES])
 def test_rules_fire_when_they_should_and_only_then(promtool, name):
-    done = promtool.run(f"cd {FOLDER}/tests/alerts && promtool test rules {name}")
+    done = promtool.run(f"cd {DIRECTORY}/tests/alerts && promtool test rules {name}")
     assert done.rc == 0, done.stdout + done.stderr
 
 

@@ -49,13 +49,13 @@ def test_a_browser_reaches_the_dashboard_and_refuses_nothing(chromium, vault, fr
 @pytest.fixture(scope="module")
 def observatory(world, crm_ext):
     """A function (name, path, headers) -> the Observatory's verdict on that page of ext."""
-    folder = ROOT / ".lab" / "observatory"
-    if not (folder / "node_modules").is_dir():
+    directory = ROOT / ".lab" / "observatory"
+    if not (directory / "node_modules").is_dir():
         install = [
             "npm",
             "install",
             "--prefix",
-            folder,
+            directory,
             "--before",
             OBSERVATORY_BEFORE,
             "--ignore-scripts",
@@ -63,8 +63,8 @@ def observatory(world, crm_ext):
         ]
         subprocess.run([*install, "--no-fund", "--silent", OBSERVATORY], check=True, timeout=300)
         # Its installation would fetch the list of names that browsers preload; none of the lab's is in it.
-        (folder / "node_modules/@mdn/mdn-http-observatory/conf/hsts-preload.json").write_text("{}")
-    authority = folder / "ca.pem"
+        (directory / "node_modules/@mdn/mdn-http-observatory/conf/hsts-preload.json").write_text("{}")
+    authority = directory / "ca.pem"
     authority.write_text(world.file("/etc/ssl/lab-ca.pem").content_string)
     address = crm_ext.check_output("ip -4 -o address show scope global dev eth0").split()[3].split("/")[0]
 
@@ -72,7 +72,7 @@ def observatory(world, crm_ext):
         done = subprocess.run(
             ["env", f"NODE_EXTRA_CA_CERTS={authority}", "node", TOOLS / "observatory.mjs", name, path, address],
             input=json.dumps(headers),
-            cwd=folder,
+            cwd=directory,
             capture_output=True,
             text=True,
             timeout=120,

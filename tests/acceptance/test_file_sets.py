@@ -33,29 +33,60 @@ EXT = {
     "unbound.service": "/etc/unbound/unbound.conf.d/civicrm.conf",
 }
 # Of a converge that changes every role; the bench asks for more of them.
+# What builds from before the sets, and former inventories, wrote without a manifest.
+OURS = "Managed by Ansible: change the inventory, not this file."
+FORMER_INT = [
+    "/etc/systemd/system/dovecot.service.d/restart.conf",
+    "/etc/systemd/system/opendkim.service.d/restart.conf",
+    "/etc/systemd/system/postfix.service.d/restart.conf",
+    "/etc/systemd/system/civicrm-former.timer",
+    "/etc/apache2/sites-enabled/former.example.conf",
+    "/etc/redis/redis-former.conf",
+    "/usr/local/lib/mail-tools/mail_tools/former.py",
+]
+FORMER_EXT = [
+    "/etc/apache2/sites-enabled/former.example.conf",
+    "/etc/fail2ban/filter.d/civicrm-former.conf",
+    "/etc/one-click/former.json",
+]
+STRANGER = "/etc/apache2/sites-enabled/stranger.conf"
 COUNT = int(os.environ.get("N34_MOMENTS", "4"))
 MOMENTS = [round(number / (COUNT + 1), 2) for number in range(1, COUNT + 1)]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(crm_int, crm_ext, playbook):
-    """What both hosts look like after a converge that nobody killed, and how many results it had."""
-    for host in (crm_int, crm_ext):
+    """What hosts of an earlier build look like after a converge that nobody killed: both hosts, and what it printed."""
+    for host, former in ((crm_int, FORMER_INT), (crm_ext, FORMER_EXT)):
         drift(host)
+        host.check_output("rm -r /var/lib/file-sets/manifests")
+        for path in former:
+            host.check_output(f"echo '# {OURS}' >{path}")
+    crm_ext.check_output(f"echo '# of somebody else' >{STRANGER}")
     done = playbook("playbooks/site.yml", **quick_strategy())
     assert done.returncode == 0, done.stdout[-3000:]
-    return look(crm_int), look(crm_ext), results_in(done.stdout)
+    yield look(crm_int), look(crm_ext), done.stdout + done.stderr
+    crm_ext.check_output(f"rm {STRANGER}")
+
+
+@pytest.mark.mutates
+def test_a_host_of_an_earlier_build_keeps_nothing_stale(undisturbed, crm_int, crm_ext):
+    """It has no manifests: what our playbooks wrote then goes, and somebody else's file is named and stays (N33)."""
+    for host, former in ((crm_int, FORMER_INT), (crm_ext, FORMER_EXT)):
+        assert [path for path in former if host.file(path).exists] == []
+    assert crm_ext.file(STRANGER).exists
+    assert f"{STRANGER} is not ours and stays" in " ".join(undisturbed[2].split())
 
 
 @pytest.mark.mutates
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_killed_converge_is_mended_by_the_next(undisturbed, moment, crm_int, crm_ext, playbook):
     """Every file of every role was changed; whatever the killed run did, the hosts end as undisturbed ones (N34)."""
-    before_int, before_ext, results = undisturbed
+    before_int, before_ext, output = undisturbed
     for host in (crm_int, crm_ext):
         drift(host)
     # Through mitogen the host's side dies with the controller's.
-    assert converge_killed_after(int(moment * results), **quick_strategy())
+    assert converge_killed_after(int(moment * results_in(output)), **quick_strategy())
     wait_for_the_lock([crm_int, crm_ext])
     done = playbook("playbooks/site.yml", **quick_strategy())
     assert done.returncode == 0, done.stdout[-3000:]

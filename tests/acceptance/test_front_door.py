@@ -160,7 +160,7 @@ def test_a_killed_php_fpm_gives_503_and_comes_back(request, browse, front_door, 
 
 
 def test_files_that_no_site_serves(browse, front_door, crm_int):
-    """CiviCRM's private folders, dumps and version control stay inside, proved with real paths of the application."""
+    """CiviCRM's private directories, dumps and version control stay inside, proved with real paths."""
     for path in (
         "/.git/config", "/.env", "/composer.json", "/vendor/autoload.php", "/dump.sql", "/wp-config.php", "/xmlrpc.php",
         "/wp-content/uploads/civicrm/ConfigAndLog/x.log", "/wp-content/uploads/civicrm/templates_c/en_US/x.php",
@@ -181,12 +181,12 @@ def test_plain_http_only_redirects(browse):
 @pytest.fixture(scope="module")
 def sslyze():
     """The command sslyze, in an environment of its own: it wants an older cryptography than the rest."""
-    folder = ROOT / ".lab" / "sslyze"
+    directory = ROOT / ".lab" / "sslyze"
     pins = ROOT / "tests/tools/sslyze.txt"
-    if not (folder / "bin/sslyze").is_file():
-        subprocess.run(["python3", "-m", "venv", folder], check=True)
-        subprocess.run([folder / "bin/pip", "install", "-q", "--no-deps", "-r", pins], check=True, timeout=300)
-    return folder / "bin/sslyze"
+    if not (directory / "bin/sslyze").is_file():
+        subprocess.run(["python3", "-m", "venv", directory], check=True)
+        subprocess.run([directory / "bin/pip", "install", "-q", "--no-deps", "-r", pins], check=True, timeout=300)
+    return directory / "bin/sslyze"
 
 
 @pytest.mark.parametrize("server_name", [CRM_SITES["crm"], LIVE_APIS["donate-api"]])

@@ -94,10 +94,10 @@ def send(world, address: str, messages: dict[str, bytes]) -> dict[str, int]:
     """Send from outside, one session each: {name: SMTP's answer}."""
     coded = {name: base64.b64encode(text).decode() for name, text in messages.items()}
     call = json.dumps([source(world), address, coded])
-    folder = world.check_output("mktemp -d")
+    directory = world.check_output("mktemp -d")
     for number in range(0, len(call), 60_000):
-        world.check_output(f"printf %s {shlex.quote(call[number : number + 60_000])} >>{folder}/call")
-    out = world.check_output(f"python3 -c {shlex.quote(SEND)} <{folder}/call; rm -r {folder}")
+        world.check_output(f"printf %s {shlex.quote(call[number : number + 60_000])} >>{directory}/call")
+    out = world.check_output(f"python3 -c {shlex.quote(SEND)} <{directory}/call; rm -r {directory}")
     return {line.split()[0]: int(line.split()[1]) for line in out.splitlines()}
 
 

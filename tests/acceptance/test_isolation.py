@@ -62,7 +62,7 @@ def let_in(host, user: str, action: str, target: str, **more) -> bool:
 
 @pytest.fixture(scope="module")
 def markers(crm_int):
-    """A file in each site's folder, as its application's settings lie there."""
+    """A file in each site's directory, as its application's settings lie there."""
     paths = {name: f"/srv/civicrm/{name}/isolation-marker" for name in CRM}
     for name, path in paths.items():
         crm_int.check_output(f"echo secret >{path}; chown root:{name} {path}; chmod 640 {path}")
@@ -73,7 +73,7 @@ def markers(crm_int):
 @pytest.mark.mutates
 @pytest.mark.parametrize(("actor", "owner"), PAIRS)
 def test_files(crm_int, markers, actor, owner):
-    """Settings hold the database's password; and what lies open in a folder is not even listed to another site."""
+    """Settings hold the database's password; and what lies open in a directory is not even listed to another site."""
     assert let_in(crm_int, actor, "read", markers[owner]) is (actor == owner)
     assert let_in(crm_int, actor, "list", f"/srv/civicrm/{owner}") is (actor == owner)
 

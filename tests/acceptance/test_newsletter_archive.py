@@ -137,8 +137,8 @@ def test_a_page_can_be_taken_back(browse, crm_int, eventually, published):
 
 
 @pytest.mark.mutates
-def test_the_key_writes_one_folder_and_does_nothing_else(crm_int, published):
-    """No shell, no reading, no deleting, no other folder, no other user."""
+def test_the_key_writes_one_directory_and_does_nothing_else(crm_int, published):
+    """No shell, no reading, no deleting, no other directory, no other user."""
     run_as = "runuser -u newsletter-archive --"
     assert crm_int.run(f"{run_as} {SSH} newsletter@{EXT} id").rc != 0
     assert crm_int.run(f"{run_as} {SSH} root@{EXT} id").rc == 255

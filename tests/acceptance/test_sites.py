@@ -42,8 +42,8 @@ MARKERS = {
 def markers(crm_int):
     """A file with a marker at each of these places; PHP ones would print it when they run."""
     made = [path for path in MARKERS if not crm_int.file(f"{DOCROOT}/{path}").exists]
-    folders = sorted({f"{DOCROOT}/{path.rpartition('/')[0]}" for path in made})
-    new = [folder for folder in folders if not crm_int.file(folder).exists]
+    directories = sorted({f"{DOCROOT}/{path.rpartition('/')[0]}" for path in made})
+    new = [directory for directory in directories if not crm_int.file(directory).exists]
     script = "".join(
         f"mkdir -p {DOCROOT}/{path.rpartition('/')[0]}; printf '<?php echo strrev(\"{MARKER[::-1]}\");\\n{MARKER}' "
         f">{DOCROOT}/{path}; chmod 644 {DOCROOT}/{path}\n"
@@ -57,7 +57,7 @@ def markers(crm_int):
 @pytest.mark.mutates
 @pytest.mark.parametrize("path", MARKERS)
 def test_private_files_of_the_crm_are_never_served(browse, front_door, markers, path):
-    """Proved as CiviCRM does it: a marker is written and asked for. Public files of these folders are the control."""
+    """Proved as CiviCRM does it: a marker is written and asked for. Public files beside it are the control."""
     assert path in markers, "nothing was written"
     status, answer = browse(f"https://crm.{DOMAIN}/{path}", user=front_door)
     if MARKERS[path]:
@@ -105,9 +105,9 @@ def test_opcache_has_room_and_the_pools_fit_into_memory(crm_int):
 @pytest.fixture(scope="module")
 def inventory(tmp_path_factory):
     """A copy of the lab's inventory in which test-crm comes as releases; a function (release, schema) names another."""
-    folder = tmp_path_factory.mktemp("releases")
-    shutil.copytree(ROOT / "inventories" / "lab", folder / "inventory")
-    path = folder / "inventory/group_vars/all/sites.yml"
+    directory = tmp_path_factory.mktemp("releases")
+    shutil.copytree(ROOT / "inventories" / "lab", directory / "inventory")
+    path = directory / "inventory/group_vars/all/sites.yml"
     sites = yaml.safe_load(path.read_text())
 
     def name(release: str, schema: int, **archive: str) -> str:
@@ -115,14 +115,14 @@ def inventory(tmp_path_factory):
         site |= {
             "application": "archive",
             "cms": "standalone",
-            "archive": tiny_application.archive(folder, release, schema) | archive,
+            "archive": tiny_application.archive(directory, release, schema) | archive,
             "web": "web",
             "shared": [{"path": "web/files", "to": "files"}, {"path": "private", "to": "private"}],
             "upgrade_command": "{release}/bin/database upgrade",
             "schema_command": "{release}/bin/database show",
         }
         path.write_text(yaml.safe_dump(sites))
-        return str(folder / "inventory")
+        return str(directory / "inventory")
 
     return name
 

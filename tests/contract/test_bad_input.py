@@ -52,16 +52,16 @@ class Run:
 
 
 class Installation:
-    """A copy of the lab's inventory with a password file of its own, in a folder of its own."""
+    """A copy of the lab's inventory with a password file of its own, in a directory of its own."""
 
-    def __init__(self, folder: Path, original: Path) -> None:
-        self.folder = folder
-        self.inventory = folder / "inventory"
-        self.password_file: Path | None = folder / "password"
+    def __init__(self, directory: Path, original: Path) -> None:
+        self.directory = directory
+        self.inventory = directory / "inventory"
+        self.password_file: Path | None = directory / "password"
         shutil.copytree(original, self.inventory, ignore=shutil.ignore_patterns("vault.yml"))
         self.password_file.write_text("a password of this test\n")
-        ssh = folder / "ssh"
-        ssh.write_text(f"#!/bin/sh\necho \"$@\" >>'{folder}/contacted'\nexit 255\n")
+        ssh = directory / "ssh"
+        ssh.write_text(f"#!/bin/sh\necho \"$@\" >>'{directory}/contacted'\nexit 255\n")
         ssh.chmod(0o755)
 
     @property
@@ -73,8 +73,8 @@ class Installation:
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
             "ANSIBLE_NOCOLOR": "1",
-            "ANSIBLE_SSH_EXECUTABLE": str(self.folder / "ssh"),
-            "ANSIBLE_LOCAL_TEMP": str(self.folder / "tmp"),
+            "ANSIBLE_SSH_EXECUTABLE": str(self.directory / "ssh"),
+            "ANSIBLE_LOCAL_TEMP": str(self.directory / "tmp"),
             "LAB_NETWORK": NETWORK,
         }
         if self.password_file:
@@ -91,7 +91,7 @@ class Installation:
             text=True,
             timeout=120,
         )
-        return Run(done.returncode, done.stdout, (self.folder / "contacted").exists())
+        return Run(done.returncode, done.stdout, (self.directory / "contacted").exists())
 
     def edit(self, path: str, pattern: str, new: str, count: int = 0) -> None:
         """Replace text in a file of the inventory; a pattern that is not there would test nothing."""
@@ -118,7 +118,7 @@ def good(tmp_path_factory) -> Installation:
     )
     run = made.play("secrets.yml", "-vvv", "--diff")
     assert run.rc == 0, run.output
-    (made.folder / "secrets.log").write_text(run.output)
+    (made.directory / "secrets.log").write_text(run.output)
     return made
 
 
@@ -182,7 +182,7 @@ MISTAKES: dict[str, tuple[Callable[[Installation], object], str]] = {
         "set ANSIBLE_VAULT_PASSWORD_FILE",
     ),
     "site name with a space": (name_of_second_site("my crm"), r"list of sites: site name 'my crm': use a letter"),
-    "site name that leaves its folder": (
+    "site name that leaves its directory": (
         name_of_second_site("../crm"),
         r"list of sites: site name '\.\./crm': use a letter",
     ),
@@ -354,7 +354,7 @@ def test_the_worked_example_names_live_hosts_and_is_refused(tmp_path, playbook):
 
 
 def test_an_inventory_that_is_not_there_is_refused(good):
-    run = good.play("site.yml", inventory=good.folder / "nowhere")
+    run = good.play("site.yml", inventory=good.directory / "nowhere")
     assert_refused(run, r"inventory source .*/nowhere")
 
 
@@ -383,7 +383,7 @@ def test_secrets_made_twice_are_the_same_and_never_shown(good, checked):
     again = good.play("secrets.yml", "-vvv", "--diff")
     assert again.rc == 0, again.output
     assert hashlib.sha256(good.vault.read_bytes()).hexdigest() == before
-    first = (good.folder / "secrets.log").read_text()
+    first = (good.directory / "secrets.log").read_text()
     assert "Write the vault" in first
     for log in (first, again.output, checked.output):
         assert "TASK [" in log
@@ -455,7 +455,7 @@ def test_a_chosen_password_that_bcrypt_would_cut_is_refused(good, tmp_path, type
     assert message in output
     assert not typed or typed not in output
     assert (copy.inventory / PEOPLE).read_bytes() == before
-    assert not (copy.folder / "contacted").exists()
+    assert not (copy.directory / "contacted").exists()
 
 
 def test_a_chosen_password_gets_cost_10_and_is_never_shown(good, tmp_path):
@@ -467,13 +467,13 @@ def test_a_chosen_password_gets_cost_10_and_is_never_shown(good, tmp_path):
     (carol,) = [p for p in yaml.safe_load((copy.inventory / PEOPLE).read_text())["crm_users"] if p["name"] == "carol"]
     assert carol["password_hash"].startswith("$2y$10$")
     assert carol["password_hash"] not in output
-    assert (copy.folder / "contacted").exists()
+    assert (copy.directory / "contacted").exists()
 
 
 def type_password(copy: Installation, typed: str) -> tuple[str, int]:
     """Run user.yml on a terminal of its own and type a password when it asks; (output, status)."""
     parent, child = os.openpty()
-    environment = copy.environment() | {"TMPDIR": str(copy.folder)}
+    environment = copy.environment() | {"TMPDIR": str(copy.directory)}
     options = ["-e", "change=add", "-e", "person=carol", "-e", "choose_password=true", "-vvv", "--diff"]
     process = subprocess.Popen(
         ["ansible-playbook", "-i", copy.inventory, "playbooks/user.yml", *options],

@@ -29,14 +29,14 @@ DEFAULT_ROUTE = {"dst": "default", "gateway": "192.0.2.1", "dev": "eth0", "proto
 class Machine:
     """A copy of lab/bin and a PATH of harmless programs and fakes."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.programs = folder / "programs"
-        self.notes = folder / "notes"
-        (folder / "lab").mkdir()
-        shutil.copytree(ROOT / "lab" / "bin", folder / "lab" / "bin")
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.programs = directory / "programs"
+        self.notes = directory / "notes"
+        (directory / "lab").mkdir()
+        shutil.copytree(ROOT / "lab" / "bin", directory / "lab" / "bin")
         for name in ("requirements.txt", "constraints.txt"):
-            shutil.copy(ROOT / name, folder)
+            shutil.copy(ROOT / name, directory)
         self.programs.mkdir()
         for name in HARMLESS:
             (self.programs / name).symlink_to(shutil.which(name))
@@ -54,10 +54,10 @@ class Machine:
         (self.programs / name).unlink()
 
     def run(self, *command: str, prefix: tuple[str, ...] = (), **environment: str) -> subprocess.CompletedProcess[str]:
-        program = self.folder / "lab" / "bin" / command[0]
+        program = self.directory / "lab" / "bin" / command[0]
         return subprocess.run(
             [*prefix, program, *command[1:]],
-            env={"PATH": str(self.programs), "TMPDIR": str(self.folder), "CIVICRM_LAB_RUN": str(self.folder)}
+            env={"PATH": str(self.programs), "TMPDIR": str(self.directory), "CIVICRM_LAB_RUN": str(self.directory)}
             | environment,
             capture_output=True,
             text=True,
@@ -71,9 +71,9 @@ class Machine:
 @pytest.fixture
 def machine() -> Iterator[Machine]:
     # Not tmp_path: that one is closed to the user nobody.
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        yield Machine(Path(folder))
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        yield Machine(Path(directory))
 
 
 def assert_refused(done: subprocess.CompletedProcess[str], message: str) -> None:
@@ -102,7 +102,7 @@ def test_without_podman_the_launcher_says_who_installs_it(machine):
 
 def test_without_qemu_the_virtual_machine_does_not_run_and_says_who_installs_it(machine):
     """The scenario that needs it fails; it is never left out in silence."""
-    done = machine.run("vm-run", "trixie", "1", str(machine.folder / "answers"), "program=program.tar")
+    done = machine.run("vm-run", "trixie", "1", str(machine.directory / "answers"), "program=program.tar")
     assert_refused(done, r"^lab: qemu-system-x86_64 is missing: 'make setup' installs it from Debian's packages$")
     assert machine.noted() == []
 
@@ -121,8 +121,8 @@ def test_podman_that_cannot_be_had_is_named_and_nothing_is_begun(machine):
     assert done.stderr.splitlines()[0] == "E: Unable to locate package podman"
     assert re.match(r"setup: apt-get could not install: podman crun ", done.stderr.splitlines()[-1])
     assert {call.split()[0] for call in machine.noted()} == {"dpkg-query", "apt-get"}
-    assert not (machine.folder / ".venv").exists()
-    assert not (machine.folder / ".lab").exists()
+    assert not (machine.directory / ".venv").exists()
+    assert not (machine.directory / ".lab").exists()
 
 
 def test_a_machine_that_is_not_debian_is_told_so(machine):
@@ -201,7 +201,7 @@ def test_a_free_subnet_is_made_and_loses_its_way_out_for_mail(machine):
 def test_a_bridge_that_podman_lost_is_not_in_the_way(machine):
     """A machine that was cut off can leave the kernel's half of the network behind."""
     with_networks(machine, {"podman": "10.88.0.0/16"}, [])
-    (machine.folder / "bridge").write_text("podman7")
+    (machine.directory / "bridge").write_text("podman7")
     assert machine.run("network", "up", LAB_NETWORK="10.99.7").returncode == 0
     assert "ip link delete podman7" in changes(machine)
 

@@ -72,20 +72,22 @@ MISTAKES = {
 @pytest.fixture(scope="module")
 def messages(tmp_path_factory) -> dict[str, str]:
     """What the role says to each host: its failure, or nothing."""
-    folder: Path = tmp_path_factory.mktemp("map")
+    directory: Path = tmp_path_factory.mktemp("map")
     good = {"firewall_admin_sources": ["192.0.2.1"], "firewall_map": [SMTP]}
     hosts = {name: good | variables for name, (variables, _) in MISTAKES.items()} | {"good": good}
-    (folder / "hosts.json").write_text(json.dumps({"all": {"vars": {"ansible_connection": "local"}, "hosts": hosts}}))
+    (directory / "hosts.json").write_text(
+        json.dumps({"all": {"vars": {"ansible_connection": "local"}, "hosts": hosts}})
+    )
     role = {"name": "firewall", "tasks_from": "validate.yml"}
     play = {"hosts": "all", "gather_facts": False, "tasks": [{"ansible.builtin.import_role": role}]}
-    (folder / "play.yml").write_text(json.dumps([play]))
+    (directory / "play.yml").write_text(json.dumps([play]))
     environment = {k: v for k, v in os.environ.items() if not k.startswith("ANSIBLE_")} | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
         "ANSIBLE_NOCOLOR": "1",
     }
     done = subprocess.run(
-        ["ansible-playbook", "-i", folder / "hosts.json", folder / "play.yml"],
+        ["ansible-playbook", "-i", directory / "hosts.json", directory / "play.yml"],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,

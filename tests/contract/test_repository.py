@@ -71,6 +71,7 @@ def test_validation_comes_first_and_always(role):
     assert first["tags"] == ["always"]
     for task in yaml.safe_load((role / "tasks/validate.yml").read_text()):
         assert "fail_msg" in task.get("ansible.builtin.assert", {"fail_msg": ""}), task["name"]
+        assert all("fail_msg" in check for check in task.get("assert_all", {"checks": []})["checks"]), task["name"]
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda r: r.name)

@@ -384,7 +384,7 @@ def test_every_answer_of_the_intake_forbids_what_json_never_needs(intake, api, n
 
 
 def test_donors_addresses_are_logged_where_they_are_forgotten(intake, api):
-    """Debian's own rotation reads the folder above and would keep them for its own time."""
+    """Debian's own rotation reads the directory above and would keep them for its own time."""
     logs = re.findall(r"^\s*(?:CustomLog|ErrorLog) (\S+)", intake, re.MULTILINE)
     assert logs == [
         "/var/log/apache2/donation-api/donate-api.log",

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 
 
-def test_each_measure_is_a_file_of_node_exporters_folder(render):
-    """A file elsewhere is read by nobody, and without the folder there is nothing to do."""
+def test_each_measure_is_a_file_of_node_exporters_directory(render):
+    """A file elsewhere is read by nobody, and without the directory there is nothing to do."""
     text = render("mail_tools", "etc/systemd/system/mail-tools-metrics.service")
-    (folder,) = re.findall(r"^ConditionPathIsDirectory=(.*)$", text, re.M)
+    (directory,) = re.findall(r"^ConditionPathIsDirectory=(.*)$", text, re.M)
     outputs = re.findall(r"^ExecStart=/usr/local/sbin/(\S+) .*--output (\S+)$", text, re.M)
     assert outputs == [
-        ("postfix-queues-sizes", f"{folder}/postfix_queues.prom"),
-        ("mailing", f"{folder}/mailing.prom"),
+        ("postfix-queues-sizes", f"{directory}/postfix_queues.prom"),
+        ("mailing", f"{directory}/mailing.prom"),
     ]
 
 

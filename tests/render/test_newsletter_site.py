@@ -1,4 +1,4 @@
-"""What the archive's operator gets on both hosts: one key, one folder, and a vhost that runs nothing (S37)."""
+"""What the archive's operator gets on both hosts: one key, one directory, and a vhost that runs nothing (S37)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if line and not line.startswith("#")]
 
 
-def test_the_key_writes_one_folder_from_two_addresses_and_nothing_else(render):
+def test_the_key_writes_one_directory_from_two_addresses_and_nothing_else(render):
     text = render(
         "newsletter_site",
         "srv/newsletter/.ssh/authorized_keys",

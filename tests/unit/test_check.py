@@ -1,6 +1,7 @@
 """`make check CHANGED=1` leaves out only what the change cannot have broken."""
 
 import re
+import subprocess
 
 import pytest
 from loading import ROOT, load
@@ -109,6 +110,61 @@ def test_a_test_that_needs_hosts_is_only_collected(path):
     assert set(commands) == {"collect", "ruff", "format"}
 
 
+@pytest.mark.parametrize(
+    ("first_line", "kind"),
+    [
+        ("#!/usr/bin/python3", "python"),
+        ("#!/usr/bin/env -S python3 -I", "python"),
+        ("#! /usr/bin/env python3", "python"),
+        ("#!/bin/sh -eu", "shell"),
+        ("#!/usr/bin/env bash", "shell"),
+        ("#!/usr/bin/php", "php"),
+        ("#!/usr/sbin/nft -f", None),
+        ("#!/usr/bin/perl", None),
+        ("python3 is not the first word of a program", None),
+        ("", None),
+    ],
+)
+def test_a_program_without_a_suffix_is_known_by_its_first_line(tmp_path, first_line, kind):
+    program = tmp_path / "program"
+    program.write_text(f"{first_line}\n# python3\n")
+    assert check.kind(str(program)) == kind
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("a.py", "python"),
+        ("a.sh", "shell"),
+        ("a.php", "php"),
+        ("a.yaml", "yaml"),
+        (".yamllint", "yaml"),
+        ("a.j2", None),
+    ],
+)
+def test_a_suffix_tells_the_kind_of_a_file(tmp_path, name, kind):
+    (tmp_path / name).write_text("#!/bin/bash\n" if name == "a.j2" else "")
+    assert check.kind(str(tmp_path / name)) == kind
+
+
+@pytest.mark.parametrize(
+    ("linter", "text"),
+    [
+        ("ruff", "#!/usr/bin/python3\nimport os\n"),
+        ("format", "#!/usr/bin/python3\nx = [1,2]\n"),
+        ("shellcheck", "#!/bin/sh\nrm $1\n"),
+        ("php", "<?php\nfunction f($a = 1, $b) {}\n"),
+        ("yamllint", "---\na: yes\n"),
+    ],
+)
+def test_each_linter_fails_on_a_mistake_in_a_file_without_a_suffix(tmp_path, linter, text):
+    """Handed over by name it is read in any case, and whatever pyproject.toml or .yamllint leaves out."""
+    (tmp_path / "program").write_text(text)
+    command = [*check.LINTERS[linter][1], str(tmp_path / "program")]
+    done = subprocess.run(command, cwd=ROOT, env=check.environment(), capture_output=True, text=True)
+    assert done.returncode != 0 and "program" in done.stdout, done.stdout + done.stderr
+
+
 def test_the_linters_look_at_what_changed_and_at_whole_roles():
     paths = [
         "roles/apache/tasks/main.yml",
@@ -121,6 +177,13 @@ def test_the_linters_look_at_what_changed_and_at_whole_roles():
     assert commands["ansible-lint"][2:] == ["roles/apache"]
     assert commands["yamllint"][2:] == ["roles/apache/tasks/main.yml"]
     assert commands["ruff"][2:] == ["lab/bin/check"]
+    assert {"bench/common.py", "lab/bin/check"} <= set(commands["mypy"]), "its promises may be broken in another module"
+    assert not {"shellcheck", "php"} & set(commands)
+
+
+def test_the_linters_can_run_alone():
+    names = [name for lane in check.steps(None, lint_only=True) for name, _ in lane]
+    assert sorted(names) == sorted(["ansible-lint", "mypy", *check.LINTERS])
 
 
 def test_without_a_change_named_every_linter_looks_at_everything():
@@ -130,7 +193,11 @@ def test_without_a_change_named_every_linter_looks_at_everything():
         "roles/apache/tasks/main.yml",
         "monitoring/rules/mailings.yml",
     }
-    assert commands["yamllint"][-1] == commands["ruff"][-1] == commands["format"][-1] == "."
+    assert {"lab/bin/check", "plugins/filter/sites.py", "tests/unit/fakes/postfix/commands"} <= set(commands["ruff"])
+    assert commands["ruff"][2:] == commands["format"][3:]
+    assert {"bench/common.py", "lab/bin/check", "plugins/filter/sites.py"} <= set(commands["mypy"])
+    assert {"lab/bin/setup", ".ci/run"} <= set(commands["shellcheck"])
+    assert {".yamllint", ".pre-commit-config.yaml", "playbooks/site.yml"} <= set(commands["yamllint"])
     assert commands["pytest-contract"][-1:] == ["tests/contract"]
     assert commands["pytest-unit-render"][-2:] == ["tests/unit", "tests/render"]
 
@@ -138,7 +205,7 @@ def test_without_a_change_named_every_linter_looks_at_everything():
 def test_every_role_is_checked_for_syntax_in_a_playbook_or_alone():
     """Ansible-lint would check each of the others once more."""
     alone = {path.rpartition("/")[2] for path in check.linted(None) if not path.endswith((".yml", ".py"))}
-    roles = {path.name for folder in ("roles", "lab/roles") for path in (ROOT / folder).iterdir()}
+    roles = {path.name for directory in ("roles", "lab/roles") for path in (ROOT / directory).iterdir()}
     assert roles == alone | (roles & check.statically_imported())
     assert "civicrm_int" in check.statically_imported()
 

@@ -26,7 +26,7 @@ def state(tmp_path, monkeypatch):
     (tmp_path / "etc").mkdir()
     monkeypatch.setattr(journal, "STATE", str(tmp_path / "state"))
     monkeypatch.setattr(journal, "SCRATCH", str(tmp_path / "scratch"))
-    # pytest's own folders are a user's: here they stand for root's.
+    # pytest's own directories are a user's: here they stand for root's.
     monkeypatch.setattr(journal, "trusted", lambda status: not status.st_mode & stat.S_IWOTH)
     return tmp_path / "state"
 
@@ -55,7 +55,7 @@ def apply(*files, name="trial", check=False, owns=(), checks=(), commands=(), **
 
 
 def tree(path):
-    """Everything below a folder: content and mode by path."""
+    """Everything below a directory: content and mode by path."""
     return {
         str(p.relative_to(path)): (p.read_text() if p.is_file() else "", stat.S_IMODE(p.lstat().st_mode))
         for p in sorted(path.rglob("*"))
@@ -119,11 +119,11 @@ def test_a_link_that_a_lesser_user_planted_is_refused(tmp_path):
     """Root does not write where another user's link points."""
     theirs = tmp_path / "theirs"
     theirs.mkdir(mode=0o777)
-    theirs.chmod(0o777)  # stands for a folder that a lesser user can change
+    theirs.chmod(0o777)  # stands for a directory that a lesser user can change
     (tmp_path / "etc/passwd").write_text("root\n")
     (theirs / "file").symlink_to(tmp_path / "etc/passwd")
-    (theirs / "folder").symlink_to(tmp_path / "etc")
-    for dest in (theirs / "file", theirs / "folder/passwd"):
+    (theirs / "directory").symlink_to(tmp_path / "etc")
+    for dest in (theirs / "file", theirs / "directory/passwd"):
         with pytest.raises(journal.Refused, match="symbolic link in a directory of"):
             apply(file(dest))
     assert (tmp_path / "etc/passwd").read_text() == "root\n"

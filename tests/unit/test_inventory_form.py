@@ -111,6 +111,6 @@ def test_a_group_without_a_profile_requires_nothing(roles):
     assert inventory.required_variables(roles, ["all", "lab_world"]) == []
 
 
-def test_a_folder_without_roles_is_an_error_and_not_a_clean_bill(tmp_path):
+def test_a_directory_without_roles_is_an_error_and_not_a_clean_bill(tmp_path):
     with pytest.raises(AnsibleFilterError, match="holds no role"):
         inventory.role_options(str(tmp_path))

@@ -53,11 +53,11 @@ def test_what_is_not_served_is_due_and_an_archive_is_sent_once():
     assert due[0] == {"name": "b", "file": "/f", "sha256": "ab" * 32, "id": "two", "unpacked": True}
 
 
-def test_shared_folders_are_the_sites_and_what_holds_them_is_roots():
-    """Two places of a release may lead to one folder."""
+def test_shared_directories_are_the_sites_and_what_holds_them_is_roots():
+    """Two places of a release may lead to one directory."""
     shared = [{"path": "files", "to": "files"}, {"path": "web/files", "to": "files"}]
     site = {"base": "/srv/a", "user": "u"}
-    assert releases.release_shared_folders([site | {"shared": shared}, site | {"base": "/srv/b"}]) == [
+    assert releases.release_shared_directories([site | {"shared": shared}, site | {"base": "/srv/b"}]) == [
         {"path": "/srv/a/shared", "owner": "root", "group": "u"},
         {"path": "/srv/a/shared/files", "owner": "u", "group": "u"},
     ]

@@ -17,7 +17,7 @@ CRM = {
 
 
 @pytest.mark.parametrize("name", ["my crm", "../crm", "crm/../x", "", "Crm", "-crm", "crm\n", "c" * 40, "crm;id", None])
-def test_a_name_that_could_leave_its_folder_is_refused(name):
+def test_a_name_that_could_leave_its_directory_is_refused(name):
     problems = site_filters.site_problems([CRM | {"name": name}])
     assert len(problems) == 1
     assert repr(name) in problems[0]

@@ -164,7 +164,7 @@ def learn(found: Domains, seen: Iterable[str], table: Table, resolve: Resolver, 
 def write_map(where: Instance, content: dict[str, str]) -> bool:
     """Replace the table by which Postfix knows hosted domains; False if it says so already. Raises Failure.
 
-    trivial-rewrite sees by itself that the table was replaced, so there is nothing to reload for new mail.
+    trivial-rewrite sees within ten seconds that the table was replaced, so there is nothing to reload for new mail.
     """
     found = MAP.search(where.parameter("transport_maps"))
     if not found:
