@@ -300,10 +300,12 @@ def test_where_rsync_goes():
 
 
 def test_what_ssh_said_is_told_before_rsyncs_summary():
-    said = "Host key verification failed.\nrsync: connection unexpectedly closed (0 bytes)\nrsync error: x (code 255)\n"
+    said = (
+        b"Host key verification failed.\nrsync: connection unexpectedly closed (0 bytes)\nrsync error: x (code 255)\n"
+    )
     assert ssh.last_words(said) == "Host key verification failed."
-    assert ssh.last_words("rsync error: some files could not be read (code 23)\n").startswith("rsync error: some")
-    assert ssh.last_words("") == "no message"
+    assert ssh.last_words(b"rsync error: some files could not be read (code 23)\n").startswith("rsync error: some")
+    assert ssh.last_words(b"") == "no message"
 
 
 # Certificates

@@ -26,8 +26,8 @@ def location(user: str, host: str, path: str) -> str:
     return f"{user}@{f'[{host}]' if ':' in host else host}:{path}"
 
 
-def last_words(stderr: str) -> str:
+def last_words(stderr: bytes) -> str:
     """Return the most informative line of rsync: ssh's own, before rsync's summary of it."""
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    lines = [line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip()]
     telling = [line for line in lines if not line.startswith(("rsync error:", "rsync: connection unexpectedly closed"))]
     return (telling or lines or ["no message"])[-1]

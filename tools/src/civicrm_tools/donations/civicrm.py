@@ -10,6 +10,7 @@ import select
 import subprocess
 import tempfile
 import time
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import IO, Any
 
@@ -28,6 +29,16 @@ class Conflict(Exception):
     """This payment is recorded already, with other figures: a person must look."""
 
 
+@dataclass
+class Running:
+    """A started API command. errors: a file, as nobody reads a pipe; only what came before the first call counts."""
+
+    process: subprocess.Popen[bytes]
+    stdin: IO[bytes]
+    stdout: IO[bytes]
+    errors: IO[bytes]
+
+
 class Api:
     """A running API command. It starts with the first call and again after close() or its death."""
 
@@ -35,22 +46,20 @@ class Api:
         self._command = command
         self._user = user
         self._timeout = timeout
-        self._process: subprocess.Popen[bytes] | None = None
-        self._errors: IO[bytes] | None = None
+        self._running: Running | None = None
         self._pending = b""
         self._campaigns: dict[str, str | None] = {}
         self.calls = 0
 
     def call(self, entity: str, action: str, **params: Any) -> list[Record]:
         """Return the values of one call; raises ApiGone or ApiRefused."""
-        if self._process is None:
-            self._start()
+        running = self._running or self._start()
         self.calls += 1
         line = json.dumps([entity, action, params], ensure_ascii=False).encode(errors="surrogateescape")
-        answer = self._exchange(line + b"\n", "it died, or did not answer in time")
+        answer = self._exchange(running, line + b"\n", "it died, or did not answer in time")
         if "error" in answer:
             raise ApiRefused(f"{entity}.{action}: {answer['error']}")
-        return answer["values"]
+        return list(answer["values"])
 
     def campaign(self, name: str) -> str | None:
         """Id of a campaign in CiviCRM, None if it has none of this name; asked once per process."""
@@ -61,44 +70,46 @@ class Api:
 
     def close(self) -> None:
         """End the command, by force where it does not end with its input."""
-        process, self._process = self._process, None
+        running, self._running = self._running, None
         self._pending, self._campaigns, self.calls = b"", {}, 0
-        if process is None:
+        if running is None:
             return
-        process.stdin.close()
+        running.stdin.close()
         try:
-            process.wait(timeout=3)
+            running.process.wait(timeout=3)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        process.stdout.close()
-        self._errors.close()
+            running.process.kill()
+            running.process.wait()
+        running.stdout.close()
+        running.errors.close()
 
-    def _start(self) -> None:
-        # Errors go to a file, as nobody reads a pipe; of them only those before the first call are shown.
+    def _start(self) -> Running:
         # No with: it is open as long as the process lives, and close() closes it.
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
+        errors = tempfile.TemporaryFile()  # noqa: SIM115
         try:
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 self._command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=self._errors,
+                stderr=errors,
                 cwd="/",
                 **become(self._user),
             )
         except (OSError, KeyError) as error:
-            self._errors.close()
+            errors.close()
             raise ApiGone(f"{self._command[0]} cannot be run: {error}") from error
-        if self._exchange(b"", "it did not start") != {"ready": True}:
+        assert process.stdin and process.stdout
+        self._running = Running(process, process.stdin, process.stdout, errors)
+        if self._exchange(self._running, b"", "it did not start") != {"ready": True}:
             self.close()
             raise ApiGone(f"{self._command[0]} did not say that it is ready")
+        return self._running
 
-    def _exchange(self, line: bytes, complaint: str) -> Record:
+    def _exchange(self, running: Running, line: bytes, complaint: str) -> Record:
         try:
-            self._process.stdin.write(line)
-            self._process.stdin.flush()
-            answer = json.loads(self._read_line())
+            running.stdin.write(line)
+            running.stdin.flush()
+            answer = json.loads(self._read_line(running.stdout))
             if isinstance(answer, dict) and answer.keys() & {"ready", "values", "error"}:
                 return answer
             complaint = "its answer is no answer"
@@ -106,26 +117,28 @@ class Api:
             complaint = "its answer is not JSON"
         except OSError:
             pass
-        said = self._first_error() if not line else ""
-        self._process.kill()
+        said = "" if line else first_error(running.errors)
+        running.process.kill()
         self.close()
         raise ApiGone(f"{self._command[0]}: {complaint}{said}")
 
-    def _read_line(self) -> bytes:
+    def _read_line(self, source: IO[bytes]) -> bytes:
         deadline = time.monotonic() + self._timeout
         while b"\n" not in self._pending:
-            ready, _, _ = select.select([self._process.stdout], [], [], max(0, deadline - time.monotonic()))
-            data = os.read(self._process.stdout.fileno(), 65536) if ready else b""
+            ready, _, _ = select.select([source], [], [], max(0, deadline - time.monotonic()))
+            data = os.read(source.fileno(), 65536) if ready else b""
             if not data:
                 raise TimeoutError
             self._pending += data
         line, _, self._pending = self._pending.partition(b"\n")
         return line
 
-    def _first_error(self) -> str:
-        self._errors.seek(0)
-        lines = self._errors.read(2000).decode(errors="replace").strip().splitlines()
-        return f": {lines[0][:200]}" if lines else ""
+
+def first_error(errors: IO[bytes]) -> str:
+    """Return the first line of a command's standard error, behind a colon; nothing where it said nothing."""
+    errors.seek(0)
+    lines = errors.read(2000).decode(errors="replace").strip().splitlines()
+    return f": {lines[0][:200]}" if lines else ""
 
 
 def become(user: str) -> dict[str, Any]:
@@ -207,13 +220,13 @@ def find_contact(api: Api, person: Record) -> str | None:
     name = [person["first_name"].casefold(), person["last_name"].casefold()]
     for row in found:
         if [str(row.get(f"contact_id.{n}", "")).casefold() for n in ("first_name", "last_name")] == name:
-            return row["contact_id"]
-    return found[0]["contact_id"] if found else None
+            return str(row["contact_id"])
+    return str(found[0]["contact_id"]) if found else None
 
 
 def create_contact(api: Api, person: Record) -> str:
     names = {name: person[name] for name in ("first_name", "last_name", "email")}
-    return api.call("Contact", "create", contact_type="Individual", **names)[0]["id"]
+    return str(api.call("Contact", "create", contact_type="Individual", **names)[0]["id"])
 
 
 def add_address(api: Api, contact: str, person: Record) -> None:

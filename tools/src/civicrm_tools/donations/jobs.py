@@ -29,7 +29,7 @@ class Queue:
 
     def left_over(self) -> list[str]:
         """Jobs that an earlier worker, or this one before it lost Redis, had begun."""
-        return self.redis.call("LRANGE", self.inflight, 0, -1)
+        return list(self.redis.call("LRANGE", self.inflight, 0, -1))
 
     def take(self, wait: float, skip: int = 0) -> tuple[str, str] | None:
         """Return the oldest job and the list it now lies in; None after `wait` seconds without one.
@@ -80,7 +80,7 @@ class Queue:
 
     def dead_jobs(self) -> list[str]:
         """Dead letters, the oldest first."""
-        return self.redis.call("LRANGE", self.dead, 0, -1)[::-1]
+        return list(reversed(self.redis.call("LRANGE", self.dead, 0, -1)))
 
     def revive(self, job: str, changed: dict[str, Any]) -> bool:
         """Put a dead letter back into the queue; False if somebody else did already, and it is there twice."""

@@ -44,11 +44,11 @@ class Redis:
         """Carry out all commands or none of them, in one round trip; return their answers."""
         self._send([("MULTI",), *commands, ("EXEC",)], 0)
         queued = [self._read() for _ in range(len(commands) + 1)]
-        done = self._read()
+        done: Any = self._read()
         for answer in [*queued, done] if isinstance(done, RedisError) else done:
             if isinstance(answer, RedisError):
                 raise answer
-        return done
+        return list(done)
 
     def close(self) -> None:
         self._socket.close()

@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import socket
@@ -28,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from civicrm_tools.core import files
+from civicrm_tools.core import files, ssh
 
 CONFIG = "/etc/civicrm-backup.json"
 MANIFEST = "manifest.json"
@@ -98,13 +97,6 @@ class Config:
 # Programs
 
 
-def last_line(text: bytes) -> str:
-    """The line that tells most: the last, but rsync's summary only if ssh said nothing before it."""
-    lines = [line.strip() for line in text.decode(errors="replace").splitlines() if line.strip()]
-    telling = [line for line in lines if not line.startswith(("rsync error:", "rsync: connection unexpectedly closed"))]
-    return (telling or lines or ["no message"])[-1]
-
-
 def call(what: str, argv: list[str], stdin: str | None = None) -> str:
     """Run a program to its end; `what` opens the message if it fails."""
     try:
@@ -112,7 +104,7 @@ def call(what: str, argv: list[str], stdin: str | None = None) -> str:
     except OSError as error:
         raise BackupError(f"{what}: cannot run {argv[0]}: {error.strerror}") from error
     if done.returncode != 0:
-        raise BackupError(f"{what}: {argv[0]} ended with {done.returncode}: {last_line(done.stderr)}")
+        raise BackupError(f"{what}: {argv[0]} ended with {done.returncode}: {ssh.last_words(done.stderr)}")
     return done.stdout.decode()
 
 
@@ -158,7 +150,7 @@ def collect(
             process.stdout.close()
             code = process.wait()
         stderr.seek(0)
-        message = last_line(stderr.read())
+        message = ssh.last_words(stderr.read())
     if code in tolerated:
         print(f"civicrm-backup: warning: {what}: {message}", file=sys.stderr)
     elif code != 0:
@@ -183,7 +175,7 @@ def unpack(what: str, source: Path, argv: list[str]) -> None:
             code = process.wait()
         stderr.seek(0)
         if code != 0:
-            raise BackupError(f"{what}: {argv[0]} ended with {code}: {last_line(stderr.read())}")
+            raise BackupError(f"{what}: {argv[0]} ended with {code}: {ssh.last_words(stderr.read())}")
 
 
 # The backup host
@@ -196,24 +188,9 @@ class Remote:
         target = config.target
         self.scratch = scratch
         self.host = target.host
-        self.root = f"{target.user}@{f'[{target.host}]' if ':' in target.host else target.host}:{target.path}"
-        self.shell = shlex.join(
-            ["ssh", "-F", "/dev/null", "-i", str(config.key), "-p", str(target.port)]
-            + [
-                f"-o{option}"
-                for option in (
-                    "BatchMode=yes",
-                    "IdentitiesOnly=yes",
-                    f"UserKnownHostsFile={config.known_hosts}",
-                    "GlobalKnownHostsFile=/dev/null",
-                    "StrictHostKeyChecking=yes",
-                    # The one pinned key stands for the backup host, by whatever address it is reached.
-                    "HostKeyAlias=civicrm-backup-target",
-                    "ConnectTimeout=15",
-                    "ServerAliveInterval=15",
-                )
-            ]
-        )
+        self.root = ssh.location(target.user, target.host, target.path)
+        # The one pinned key stands for the backup host, by whatever address it is reached.
+        self.shell = ssh.remote_shell(config.key, target.port, config.known_hosts, "civicrm-backup-target")
 
     def rsync(self, what: str, *arguments: str) -> None:
         common = ["--recursive", "--times", "--perms", "--timeout=600", f"--rsh={self.shell}"]
@@ -257,7 +234,7 @@ class Remote:
 def read_manifest(directory: Path) -> dict[str, Any] | None:
     """The manifest in a directory; None unless it is whole and speaks of this very snapshot."""
     try:
-        manifest = json.loads((directory / MANIFEST).read_text())
+        manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_text())
         if manifest["snapshot"] != directory.name or manifest["format"] != FORMAT:
             return None
         for entry in entries(manifest):

@@ -17,7 +17,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from civicrm_tools.core import metrics
+from civicrm_tools.core import certificates, metrics
+from civicrm_tools.core.command import Failure
 from civicrm_tools.core.metrics import Family, gauge
 
 CONFIG = Path("/etc/certificate-expiry.json")
@@ -83,17 +84,12 @@ def ask(endpoint: Endpoint, now: datetime.datetime) -> Shown:
     pem = re.search(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\n", answer.stdout, re.DOTALL)
     if not pem:
         return Shown(None, False, reason(answer.stderr))
-    dates = run("openssl", "x509", "-noout", "-enddate", given=pem[0]).stdout
-    try:
-        expires = datetime.datetime.strptime(dates.strip(), "notAfter=%b %d %H:%M:%S %Y GMT").replace(
-            tzinfo=datetime.UTC
-        )
-    except ValueError:
+    days = certificates.days_left(pem[0], now)
+    if days is None:
         return Shown(None, False, "what was shown is no certificate")
     # The first one: after the session a TLS 1.3 server's tickets repeat it.
     verdict = re.search(r"Verify return code: (\d+) \((.*)\)", answer.stdout)
-    trusted = bool(verdict) and verdict[1] == "0"
-    days = round((expires - now).total_seconds() / 86400, 2)
+    trusted = verdict is not None and verdict[1] == "0"
     problem = "" if trusted else f"not trusted: {verdict[2] if verdict else 'no verdict'}"
     return Shown(days, trusted, problem or ("" if days >= ENOUGH_DAYS else f"less than {ENOUGH_DAYS} days"))
 
@@ -142,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
             found = dict(zip(endpoints, pool.map(lambda endpoint: ask(endpoint, now), endpoints), strict=True))
         if options.output:
             metrics.write(options.output, families(found, now.timestamp()))
-    except (ExpiryError, OSError) as error:
+    except (ExpiryError, Failure, OSError) as error:
         print(f"certificate-expiry: {error}", file=sys.stderr)
         return 2
     for endpoint, shown in found.items():

@@ -17,7 +17,6 @@ import os
 import re
 import select
 import socket
-import ssl
 import struct
 import subprocess
 import sys
@@ -26,7 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from civicrm_tools.core import files, metrics
+from civicrm_tools.core import certificates, files, metrics
+from civicrm_tools.core.command import Failure
 from civicrm_tools.core.metrics import Family
 
 CONFIG = Path("/etc/ipsec-health.json")
@@ -43,8 +43,8 @@ SILENT_SECONDS = 45
 REAUTHENTICATION_SECONDS = 30
 CERTIFICATE_DAYS = 14
 
-ECHO_REPLY = {socket.AF_INET: 0, socket.AF_INET6: 129}
-ECHO_REQUEST = {socket.AF_INET: 8, socket.AF_INET6: 128}
+ECHO_REPLY: dict[int, int] = {socket.AF_INET: 0, socket.AF_INET6: 129}
+ECHO_REQUEST: dict[int, int] = {socket.AF_INET: 8, socket.AF_INET6: 128}
 
 METRICS = {
     "ipsec_peer_up": "Whether the peer has SAs and answers through the tunnel.",
@@ -211,7 +211,7 @@ def checksum(data: bytes) -> int:
     total = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
+    return int(~total & 0xFFFF)
 
 
 def echo_request(family: int, identifier: int) -> bytes:
@@ -261,36 +261,12 @@ def probe(own: list[str], addresses: list[str]) -> dict[str, bool]:
     return answers
 
 
-def not_after(der: bytes) -> datetime.datetime:
-    """Return when an X.509 certificate expires (RFC 5280: the second time of tbsCertificate's validity)."""
-
-    def element(position: int) -> tuple[int, int, int]:
-        """Return (tag, start, end) of the DER element at a position."""
-        length, start = der[position + 1], position + 2
-        if length & 0x80:
-            octets = length & 0x7F
-            length, start = int.from_bytes(der[start : start + octets], "big"), start + octets
-        return der[position], start, start + length
-
-    position = element(element(0)[1])[1]
-    if der[position] == 0xA0:  # version
-        position = element(position)[2]
-    for _ in ("serialNumber", "signature", "issuer"):
-        position = element(position)[2]
-    tag, start, end = element(element(element(position)[1])[2])
-    text = der[start:end].decode("ascii")
-    if tag == 0x17:  # UTCTime: two digits of the year, 1950 to 2049
-        text = ("19" if text >= "50" else "20") + text
-    return datetime.datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=datetime.UTC)
-
-
 def days_left(path: Path, now: datetime.datetime) -> float:
     """Return the days until a PEM file's certificate expires; one that cannot be read is as bad as an expired one."""
     try:
-        expires = not_after(ssl.PEM_cert_to_DER_cert(path.read_text()))
-    except (OSError, ValueError, IndexError):
+        return certificates.days_left(path.read_text(), now) or 0.0
+    except (OSError, ValueError, Failure):
         return 0.0
-    return round((expires - now).total_seconds() / 86400, 2)
 
 
 def check(config: Config) -> Report:

@@ -126,8 +126,7 @@ def parse(
 
 def _address(found: re.Match[str], domain: str) -> Address | None:
     if found["verb"]:
-        ids = {"job": int(found["job"]), "queue": int(found["queue"])}
-        address = Address(Verb(found["verb"]), **ids, hash=found["hash"], domain=domain)
+        address = Address(Verb(found["verb"]), int(found["job"]), int(found["queue"]), found["hash"], domain)
     elif found["word"]:
         verb = WORDS[found["word"]]
         if found["user"] and verb is not Verb.BOUNCE:
@@ -143,8 +142,8 @@ def _address(found: re.Match[str], domain: str) -> Address | None:
             recipient=f"{found['user']}@{found['host']}" if found["user"] else None,
         )
     else:
-        ids = {"domain_id": int(found["domain_id_s"]), "group": int(found["group"])}
-        address = Address(Verb.SUBSCRIBE, 0, 0, "", domain, Generation.WORDS_2006, **ids)
+        domain_id, group = int(found["domain_id_s"]), int(found["group"])
+        address = Address(Verb.SUBSCRIBE, 0, 0, "", domain, Generation.WORDS_2006, domain_id, group)
     return address
 
 

@@ -173,7 +173,7 @@ class Breaker:
         """
         name = entry.name.partition(":2,")[0]
         query = "SELECT * FROM event WHERE site = ? AND name = ?"
-        row = self.database.execute(query, (site.name, name)).fetchone()
+        row: sqlite3.Row | None = self.database.execute(query, (site.name, name)).fetchone()
         if row is None and (bounce := self._bounce(site, Folder(site.maildir, INCOMING), entry)):
             values = (
                 site.name,

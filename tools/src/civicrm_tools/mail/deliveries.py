@@ -7,7 +7,7 @@ import re
 import sqlite3
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,9 +43,9 @@ class Passage:
 
 def lookup(
     paths: Iterable[Path],
-    message_ids: set[str] = frozenset(),
-    queue_ids: set[str] = frozenset(),
-    senders: set[str] = frozenset(),
+    message_ids: Set[str] = frozenset(),
+    queue_ids: Set[str] = frozenset(),
+    senders: Set[str] = frozenset(),
 ) -> dict[str, Passage]:
     """Every queue ID that one of the keys leads to. One pass; message IDs without < and >, senders to the letter."""
     found: dict[str, Passage] = {key: Passage() for key in queue_ids}

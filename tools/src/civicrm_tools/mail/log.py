@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, cast
 
 LOG = Path("/var/log/mail.log")
 
@@ -44,8 +44,15 @@ def parse(line: str) -> Line | None:
     found = LINE.fullmatch(line.rstrip("\n"))
     if not found:
         return None
-    parts = found.groupdict()
-    return Line(**parts | {"pid": int(parts["pid"])})
+    return Line(
+        found["time"],
+        found["host"],
+        found["tag"],
+        found["service"],
+        int(found["pid"]),
+        found["queue_id"],
+        found["text"],
+    )
 
 
 def rotated(log: Path) -> list[Path]:
@@ -62,7 +69,7 @@ def rotated(log: Path) -> list[Path]:
 
 
 def open_log(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+    return cast(IO[bytes], gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
 
 
 class Follower:

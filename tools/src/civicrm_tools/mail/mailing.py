@@ -181,11 +181,9 @@ def release(options: argparse.Namespace, instances: Sequence[Instance], rest: di
         how = "at once" if options.at_once else f"{pace}"
         options.reporter.say("plan", f"{where.name}: {messages(len(chosen))} to put back, {how}", on_hold=len(chosen))
         outcomes = maillog.Outcomes(options.log) if options.adaptive else None
-        first = [chosen]
         ended = trickle.trickle(
-            where, pace, lambda first=first, choose=choose: first.pop() if first else choose(), options.reporter,
-            outcomes, released,
-        )  # fmt: skip
+            where, pace, trickle.beginning_with(chosen, choose), options.reporter, outcomes, released
+        )
         rest[where.name] = sorted(wanted)
         total += ended.released
         # It counts what it knew of, which is all that this state held.
@@ -264,7 +262,7 @@ def parser() -> argparse.ArgumentParser:
     made = command.Parser(prog=NAME, description=__doc__)
     actions = made.add_subparsers(dest="action", required=True, metavar="COMMAND")
     for name, function in (("status", status), ("off", off), ("on", on), ("panic", panic), ("resume", resume)):
-        one = actions.add_parser(name, help=function.__doc__.splitlines()[0], description=function.__doc__)
+        one = actions.add_parser(name, help=(function.__doc__ or "").splitlines()[0], description=function.__doc__)
         one.set_defaults(function=function, output=None)
         one.add_argument("--json", action="store_true", help="print JSON")
         if name in ("off", "panic"):
@@ -291,7 +289,7 @@ def body(argv: Sequence[str] | None) -> int:
     if getattr(options, "count", 1) < 1 or getattr(options, "seconds", 1) <= 0:
         raise Failure("COUNT must be at least 1 and SECONDS more than 0", command.USAGE)
     command.need_root()
-    return options.function(options)
+    return int(options.function(options))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

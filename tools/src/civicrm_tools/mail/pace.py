@@ -78,7 +78,7 @@ class Provider:
 
     def rate(self, level: int) -> float:
         """Deliveries a second after so many halvings; never so few that somebody would wait for too long."""
-        return max(self.budget / 2**level, min(self.budget, (self.connections + 1) / LONGEST_WAIT))
+        return max(self.budget / 2.0**level, min(self.budget, (self.connections + 1) / LONGEST_WAIT))
 
     @property
     def lowest(self) -> int:
@@ -295,7 +295,7 @@ class Server:
         """Take in one line of Postfix's log."""
         found = DEFERRAL.search(line)
         provider = self.table.providers.get(found["provider"]) if found else None
-        if not provider or not provider.pattern:
+        if not found or not provider or not provider.pattern:
             return
         reply = found["reply"][:1000]
         if not provider.pattern.search(reply):
@@ -363,6 +363,7 @@ class Server:
                 stderr=asyncio.subprocess.DEVNULL,
                 limit=1024 * 1024,
             )
+            assert tail.stdout
             try:
                 while True:
                     # A line too long for the buffer is dropped, not fatal.
@@ -429,7 +430,7 @@ async def serve(table: Path, state: Path, path: str | None) -> None:
     made = listener(path)
     server.address = made.getsockname()
     # Since Python 3.13 the file would go when this program ends, and it is systemd's.
-    keep = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+    keep: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
     listening = await asyncio.start_unix_server(server.client, sock=made, **keep)
     tasks = [asyncio.create_task(server.follow()), asyncio.create_task(server.clock())]
     ended = asyncio.create_task(stop.wait())

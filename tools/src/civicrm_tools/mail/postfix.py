@@ -147,6 +147,7 @@ def listing(where: Instance) -> Iterator[Message]:
         )
     except FileNotFoundError as error:
         raise Failure("postqueue is not there: is Postfix installed?") from error
+    assert process.stdout and process.stderr
     with process:
         for line in counted(process.stdout, "reading the queue"):
             yield parse_message(line)

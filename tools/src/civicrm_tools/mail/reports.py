@@ -234,7 +234,7 @@ def _evidence(report: Report) -> int:
 
 def _children(part: Message) -> list[Message]:
     payload = part.get_payload()
-    return payload if isinstance(payload, list) else []
+    return [one for one in payload if isinstance(one, Message)] if isinstance(payload, list) else []
 
 
 def _descendants(part: Message) -> Iterator[Message]:
@@ -366,8 +366,8 @@ def _resolve(
         ):
             for key in reversed(keys):
                 passage = known.get(key)
-                if passage and (person := _person_of(passage, settings)) and not evidence:
-                    evidence.append((*person, how, passage))
+                if passage and (meant := _person_of(passage, settings)) and not evidence:
+                    evidence.append((*meant, how, passage))
     for site, address, how, passage in evidence:
         person = Person(
             site.name, address.job, address.queue, site.format(address.to(Verb.OPT_OUT)), how, address.recipient or ""
@@ -408,7 +408,7 @@ class Actions:
             elif not self._opt_out(person, report):
                 person.outcome, done = "failed", False
         if report.shape == "unparsed" and self.kept:
-            self._keep(report, raw)
+            self._keep(self.kept, report, raw)
         self._record(report)
         return done
 
@@ -457,9 +457,10 @@ class Actions:
             print(f"abuse-report: sendmail: {words}", file=sys.stderr)
         return done.returncode == 0
 
-    def _keep(self, report: Report, raw: bytes) -> None:
-        self.kept.mkdir(parents=True, exist_ok=True, mode=0o750)
-        path = self.kept / f"{report.id}.eml"
+    @staticmethod
+    def _keep(directory: Path, report: Report, raw: bytes) -> None:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o750)
+        path = directory / f"{report.id}.eml"
         with suppress(FileExistsError):
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o640)
             with os.fdopen(descriptor, "wb") as file:
@@ -482,8 +483,8 @@ class Actions:
         for person in report.persons if report.complaint else []:
             values = (person.opt_out, report.id, day, person.provider, person.site, person.job)
             self.database.execute("INSERT OR IGNORE INTO complaint VALUES (?, ?, ?, ?, ?, ?)", values)
-        values = (report.id, int(time.time()), report.shape)
-        self.database.execute("INSERT OR IGNORE INTO report VALUES (?, ?, ?)", values)
+        examined = (report.id, int(time.time()), report.shape)
+        self.database.execute("INSERT OR IGNORE INTO report VALUES (?, ?, ?)", examined)
 
 
 def families(database: sqlite3.Connection, settings: Settings) -> list[Family]:

@@ -217,7 +217,8 @@ def text_of(part: Message) -> str:
     try:
         if part.is_multipart():
             inner = part.get_payload()
-            raw = b"\n".join(bytes(piece) for piece in inner) if isinstance(inner, list) else b""
+            pieces = inner if isinstance(inner, list) else []
+            raw = b"\n".join(bytes(piece) for piece in pieces if isinstance(piece, Message))
             # The library leaves the encoding of a message/* part alone, although real reports carry one.
             raw = decoded(raw, header(part, "Content-Transfer-Encoding").lower())
         else:

@@ -155,11 +155,11 @@ def families() -> list[Family]:
 
 def _since() -> int:
     for name in ("panic", "off"):
-        if path(name).exists():
-            try:
-                return int(read(name).since)
-            except Failure:
-                return int(path(name).stat().st_mtime)
+        try:
+            if found := read(name):
+                return int(found.since)
+        except Failure:
+            return int(path(name).stat().st_mtime)
     return 0
 
 

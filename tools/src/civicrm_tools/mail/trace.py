@@ -125,7 +125,8 @@ def collect(logs: Sequence[Path], search: Search, ids: set[bytes]) -> list[Group
     A relative's first lines may stand before the line that names it: then all is read again.
     """
     while True:
-        before, groups, nameless, families = len(ids), {}, Group(REFUSED), []
+        before, nameless, families = len(ids), Group(REFUSED), []
+        groups: dict[bytes, Group] = {}
         for chunk in chunks(logs):
             for head in HEAD.finditer(chunk):
                 if head[1] in ids:

@@ -151,6 +151,12 @@ def trickle(
                 return end(INTERRUPTED, "interrupted")
 
 
+def beginning_with(first: list[Message], choose: Callable[[], list[Message]]) -> Callable[[], list[Message]]:
+    """Return a function that returns `first` when it is called first, and then asks `choose`."""
+    rest = [first]
+    return lambda: rest.pop() if rest else choose()
+
+
 def one_batch(
     where: Instance,
     count: int,
@@ -252,11 +258,10 @@ def body(argv: Sequence[str] | None) -> int:
         note = "new mail, and what has spent half of its lifetime, stays on hold until `mailing resume` or `mailing on`"
         print(f"{NAME}: {note}", file=sys.stderr)
     forget_ghosts(where)
-    first = [chosen]
     ended = trickle(
         where,
         pace,
-        lambda: first.pop() if first else choose(),
+        beginning_with(chosen, choose),
         reporter,
         maillog.Outcomes(options.log) if options.adaptive else None,
     )

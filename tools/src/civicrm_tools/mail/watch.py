@@ -163,7 +163,8 @@ class Watch:
             # Written down before it is moved; after a crash in between the runs are counted anew.
             following = next((base(entry.name) for entry in entries if entry is not here), "")
             self._remember(site, following, self.now, 0, first, 0)
-            inbox.move(here, aside)
+            if here:
+                inbox.move(here, aside)
             return
         self._remember(site, first, since, runs, suspect, stuck)
 

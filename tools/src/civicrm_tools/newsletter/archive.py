@@ -21,7 +21,6 @@ import json
 import os
 import pwd
 import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -37,7 +36,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from civicrm_tools import LAUNCHER
-from civicrm_tools.core import files, metrics
+from civicrm_tools.core import files, metrics, ssh
 from civicrm_tools.core.metrics import gauge
 
 CONFIG = Path("/etc/newsletter-archive.json")
@@ -444,32 +443,20 @@ def archive(config: Config) -> Iterator[State]:
 
 def send(config: Config) -> None:
     """Bring pages and index to the web host. Nothing is deleted there: the key could not."""
-    options = ("BatchMode=yes", "IdentitiesOnly=yes", f"UserKnownHostsFile={config.known_hosts}")
-    options += ("GlobalKnownHostsFile=/dev/null", "StrictHostKeyChecking=yes", "HostKeyAlias=newsletter-archive-target")
-    options += ("ConnectTimeout=15", "ServerAliveInterval=15")
-    shell = [
-        "ssh",
-        "-F",
-        "/dev/null",
-        "-i",
-        str(config.key),
-        "-p",
-        str(config.target["port"]),
-        *(f"-o{o}" for o in options),
-    ]
-    host = f"[{config.target['host']}]" if ":" in config.target["host"] else config.target["host"]
+    target, host = config.target, config.target["host"]
+    shell = ssh.remote_shell(config.key, target["port"], config.known_hosts, "newsletter-archive-target")
     # Names in order: pages arrive before the index that leads to them, each in one step.
-    rsync = ["rsync", "--recursive", "--times", "--omit-dir-times", "--timeout=60", f"--rsh={shlex.join(shell)}"]
+    rsync = ["rsync", "--recursive", "--times", "--omit-dir-times", "--timeout=60", f"--rsh={shell}"]
     done = subprocess.run(
-        [*rsync, f"{config.directory}/site/", f"{config.target['user']}@{host}:."],
+        [*rsync, f"{config.directory}/site/", ssh.location(target["user"], host, ".")],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         check=False,
     )
     if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise ArchiveError(f"rsync to {host} ended with {done.returncode}: {said[-1] if said else 'no reason given'}")
+        said = ssh.last_words(done.stderr)
+        raise ArchiveError(f"rsync to {host} ended with {done.returncode}: {said}")
 
 
 # Commands
