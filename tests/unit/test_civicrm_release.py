@@ -1,5 +1,6 @@
 """Releases of a site: served completely or not at all, and back again (P16)."""
 
+import fcntl
 import hashlib
 import io
 import json
@@ -281,7 +282,7 @@ def test_an_upgrade_that_fails_again_and_again_does_not_fill_the_disk(upgrading,
 def test_two_at_once_are_refused(place, capsys):
     (place.base / ".lock").touch()
     with (place.base / ".lock").open() as other:
-        tool.fcntl.flock(other, tool.fcntl.LOCK_EX)
+        fcntl.flock(other, fcntl.LOCK_EX)
         assert place.deploy("one") == 1
     assert "another civicrm-release" in capsys.readouterr().err
 

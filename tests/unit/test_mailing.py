@@ -305,7 +305,8 @@ def test_two_resumes_do_not_double_the_pace(mta, mailing):
     mailing("panic")
     with switch.alone():
         status, _, error = mailing("resume")
-    assert (status, error) == (1, "mailing: another `mailing on` or `mailing resume` is running\n")
+    busy = f"another `mailing on` or `mailing resume` is running (process {os.getpid()})"
+    assert (status, error) == (1, f"mailing: {busy}\n")
     assert len(mta.queue("hold")) == 1
 
 

@@ -58,7 +58,7 @@ def test_an_error_leaves_the_old_file_and_no_scratch(tmp_path, monkeypatch, step
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.os, step, fail)
+    monkeypatch.setattr(files.Path if step == "replace" else files.os, step, fail)
     with pytest.raises(OSError, match="No space left"):
         files.write(path, "new")
     assert path.read_text() == "old"
@@ -68,9 +68,9 @@ def test_an_error_leaves_the_old_file_and_no_scratch(tmp_path, monkeypatch, step
 def test_the_content_is_on_the_disk_before_it_has_the_name(tmp_path, monkeypatch):
     """And the name before the caller goes on: a power cut leaves the old or the new file, never an empty one."""
     done = []
-    for name in ("fsync", "replace"):
-        real = getattr(os, name)
-        monkeypatch.setattr(files.os, name, lambda *a, name=name, real=real: done.append(name) or real(*a))
+    for module, name in ((os, "fsync"), (Path, "replace")):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, name=name, real=real: done.append(name) or real(*a))
     files.write(tmp_path / "a", "x")
     assert done == ["fsync", "replace", "fsync"]
 
@@ -102,14 +102,14 @@ def test_json_is_read_into_what_is_built_of_it(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "is damaged: Expecting value"),
-        (b"{", "is damaged: Expecting property name"),
-        (b"\xff\xfe{", "is damaged: "),
-        (b"[" * 100_000, "is damaged: nested too deeply"),
-        (b"{}", "is damaged: it lacks 'a': remove it"),
-        (b"[]", "is damaged: list indices"),
-        (b'{"a": "x"}', "is damaged: invalid literal for int"),
-        (b'{"a": null}', "is damaged: int() argument"),
+        (b"", "damaged: Expecting value"),
+        (b"{", "damaged: Expecting property name"),
+        (b"\xff\xfe{", "damaged: "),
+        (b"[" * 100_000, "damaged: nested too deeply"),
+        (b"{}", "damaged: it lacks 'a': remove it"),
+        (b"[]", "damaged: list indices"),
+        (b'{"a": "x"}', "damaged: invalid literal for int"),
+        (b'{"a": null}', "damaged: int() argument"),
     ],
 )
 def test_a_damaged_file_is_named_in_one_line(tmp_path, content, said):
@@ -117,14 +117,14 @@ def test_a_damaged_file_is_named_in_one_line(tmp_path, content, said):
     path.write_bytes(content)
     with pytest.raises(Unreadable) as raised:
         files.read_json(path, lambda raw: int(raw["a"]), hint="remove it")
-    assert str(raised.value).startswith(f"{path} {said}")
+    assert str(raised.value).startswith(f"{path}: {said}")
     assert "\n" not in str(raised.value)
 
 
 def test_a_missing_file_is_told_from_one_that_cannot_be_read(tmp_path):
-    with pytest.raises(Missing, match=r"none\.json does not exist"):
+    with pytest.raises(Missing, match=r"none\.json: there is no such file"):
         files.read_json(tmp_path / "none.json", dict)
-    with pytest.raises(Unreadable, match="cannot be read: Is a directory") as raised:
+    with pytest.raises(Unreadable, match=": cannot be read: Is a directory") as raised:
         files.read_json(tmp_path, dict)
     assert not isinstance(raised.value, Missing)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,7 +33,8 @@ def write(
     owner: (uid, gid), the caller's own unless given. sync=False for what is worth nothing after a power cut. The
     directory must exist. Raises OSError; then everything is as before.
     """
-    descriptor, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    scratch = path.with_name(f".{path.name}.{os.urandom(6).hex()}")
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as sink:
             sink.write(content.encode() if isinstance(content, str) else content)
@@ -44,10 +44,10 @@ def write(
             os.fchmod(sink.fileno(), mode)
             if sync:
                 os.fsync(sink.fileno())
-        os.replace(scratch, path)  # noqa: PTH105 - the scratch file is a plain text
+        scratch.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(scratch)  # noqa: PTH108
+            scratch.unlink()
         raise
     if sync:
         sync_directory(path.parent)
@@ -76,9 +76,9 @@ def read_json(path: Path, build: Callable[[Any], Built], hint: str = "") -> Buil
     try:
         return build(json.loads(path.read_bytes()))
     except FileNotFoundError as error:
-        raise Missing(f"{path} does not exist") from error
+        raise Missing(f"{path}: there is no such file") from error
     except OSError as error:
-        raise Unreadable(f"{path} cannot be read: {error.strerror}") from error
+        raise Unreadable(f"{path}: cannot be read: {error.strerror}") from error
     except RecursionError as error:
         raise Unreadable(_damaged(path, "nested too deeply", hint)) from error
     except KeyError as error:
@@ -88,4 +88,4 @@ def read_json(path: Path, build: Callable[[Any], Built], hint: str = "") -> Buil
 
 
 def _damaged(path: Path, what: str, hint: str) -> str:
-    return " ".join(f"{path} is damaged: {what}{f': {hint}' if hint else ''}".split())
+    return " ".join(f"{path}: damaged: {what}{f': {hint}' if hint else ''}".split())

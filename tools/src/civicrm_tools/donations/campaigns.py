@@ -11,8 +11,9 @@ import json
 import sys
 from typing import Any
 
+from civicrm_tools.core.command import Failure
 from civicrm_tools.donations.civicrm import Api, ApiGone, ApiRefused
-from civicrm_tools.donations.config import Config, ConfigError, campaigns, queues
+from civicrm_tools.donations.config import Config, campaigns, queues
 
 
 def differences(api: Api, wanted: list[dict[str, str]]) -> list[dict[str, Any]]:
@@ -60,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         names = [arguments.queue] if arguments.queue else list(queues())
         configs = [config for config in map(Config.load, names) if config.enabled or arguments.queue]
         result = {config.queue: check(config, campaigns(), arguments.apply) for config in configs}
-    except (ConfigError, ApiGone, ApiRefused) as error:
+    except (Failure, ApiGone, ApiRefused) as error:
         print(f"donation-campaigns: {error}", file=sys.stderr)
         return 2
     if arguments.json:

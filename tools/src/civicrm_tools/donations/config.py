@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from civicrm_tools.core import files
+from civicrm_tools.core.command import Failure
+
 FOLDER = Path("/etc/donation-worker")
 
 
-class ConfigError(Exception):
+class ConfigError(Failure):
     """A configuration cannot be read; the message says which and why."""
 
 
@@ -43,14 +45,9 @@ class Config:
     def load(cls, queue: str) -> Config:
         path = FOLDER / f"{queue}.json"
         try:
-            values = json.loads(path.read_text())
-            return cls(**{field.name: values[field.name] for field in fields(cls)})
-        except FileNotFoundError:
-            raise ConfigError(f"there is no queue {queue!r}: {path} does not exist") from None
-        except OSError as error:
-            raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-        except (ValueError, KeyError) as error:
-            raise ConfigError(f"{path} is no configuration of a queue: {error}") from None
+            return files.read_json(path, lambda raw: cls(**{field.name: raw[field.name] for field in fields(cls)}))
+        except files.Missing as error:
+            raise ConfigError(f"there is no queue {queue!r}: {path} does not exist") from error
 
 
 def queues() -> Iterator[str]:
@@ -62,7 +59,4 @@ def queues() -> Iterator[str]:
 
 def campaigns() -> list[dict[str, str]]:
     """The list of campaigns of the inventory: [{name, title, state}]."""
-    try:
-        return json.loads((FOLDER / "campaigns.json").read_text())["campaigns"]
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{FOLDER / 'campaigns.json'} cannot be read: {error}") from None
+    return files.read_json(FOLDER / "campaigns.json", lambda raw: list(raw["campaigns"]))

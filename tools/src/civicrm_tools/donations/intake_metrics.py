@@ -12,7 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-from civicrm_tools.core import metrics
+from civicrm_tools.core import files, metrics
+from civicrm_tools.core.command import Failure
 from civicrm_tools.core.metrics import Family
 
 CONFIG = Path("/etc/donation-intake")
@@ -46,7 +47,7 @@ def families(site: str, config: Path, state: Path, now: float) -> list[Family]:
     """Return a site's metrics; every counter exists at zero. Raises OSError and Unreadable."""
     counts = read_counters(state / site / "counters.json")
     length, oldest = spool(state / site / "spool", now)
-    version = json.loads((config / f"{site}.json").read_text())["campaignsVersion"]
+    version = files.read_json(config / f"{site}.json", lambda raw: str(raw["campaignsVersion"]))
     accepted = [
         ({"site": site, "status": status}, counts.get(f"accepted_{status}", 0)) for status in ("queued", "spooled")
     ]
@@ -83,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         found = families(arguments.site, CONFIG, STATE, time.time())
         metrics.write(arguments.folder / f"donation_intake_{arguments.site}.prom", found)
-    except (OSError, ValueError, KeyError) as error:
+    except (Failure, OSError, ValueError) as error:
         print(f"donation-intake-metrics: {error}", file=sys.stderr)
         return 1
     return 0

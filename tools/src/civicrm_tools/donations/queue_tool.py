@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from civicrm_tools.core import metrics
+from civicrm_tools.core.command import Failure
 from civicrm_tools.core.metrics import Family
-from civicrm_tools.donations.config import Config, ConfigError, queues
+from civicrm_tools.donations.config import Config, queues
 from civicrm_tools.donations.jobs import COUNTERS, Queue
 from civicrm_tools.donations.resp import Redis, RedisError, RedisGone
 
@@ -154,6 +155,6 @@ def main(argv: list[str] | None = None) -> int:
         done = decide(queue, arguments.id, {"retry": retry, "drop": drop}[arguments.command])
         print("\n".join(done) if done else f"no dead letter {arguments.id!r} in {arguments.queue}")
         return 0 if done else 1
-    except (ConfigError, RedisGone, RedisError) as error:
+    except (Failure, RedisGone, RedisError) as error:
         print(f"donation-queue: {error}", file=sys.stderr)
         return 1

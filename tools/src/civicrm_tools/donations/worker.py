@@ -14,8 +14,9 @@ import threading
 import time
 from typing import Any
 
+from civicrm_tools.core.command import Failure
 from civicrm_tools.donations.civicrm import Api, ApiGone, ApiRefused, Conflict, record
-from civicrm_tools.donations.config import Config, ConfigError
+from civicrm_tools.donations.config import Config
 from civicrm_tools.donations.jobs import Queue
 from civicrm_tools.donations.resp import Redis, RedisError, RedisGone
 
@@ -166,7 +167,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0 if asked else 64
     try:
         worker = Worker(Config.load(arguments[0]))
-    except ConfigError as error:
+    except Failure as error:
         print(f"donation-worker: {error}", file=sys.stderr)
         return 1
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -8,10 +8,8 @@ directory without one is not a snapshot. The account on the backup host only nee
 from __future__ import annotations
 
 import argparse
-import fcntl
 import gzip
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -27,7 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from civicrm_tools.core import files, ssh
+from civicrm_tools.core import files, locks, ssh
+from civicrm_tools.core.command import Failure
 
 CONFIG = "/etc/civicrm-backup.json"
 MANIFEST = "manifest.json"
@@ -40,7 +39,7 @@ DATABASE_NAME = re.compile(r"[A-Za-z0-9_]{1,64}")
 CHARSET_NAME = re.compile(r"[A-Za-z0-9_]+")
 
 
-class BackupError(Exception):
+class BackupError(Failure):
     """What failed, in one line for the operator."""
 
 
@@ -68,9 +67,9 @@ class Config:
 
     @classmethod
     def load(cls, path: Path) -> Config:
-        try:
-            raw = json.loads(path.read_text())
-            config = cls(
+        config = files.read_json(
+            path,
+            lambda raw: cls(
                 databases=list(raw["databases"]),
                 paths=[Path(p) for p in raw["paths"]],
                 keep=int(raw["keep"]),
@@ -78,11 +77,8 @@ class Config:
                 target=Target(**raw["target"]),
                 key=Path(raw["key"]),
                 known_hosts=Path(raw["known_hosts"]),
-            )
-        except OSError as error:
-            raise BackupError(f"cannot read {path}: {error.strerror}") from error
-        except (ValueError, TypeError, KeyError) as error:
-            raise BackupError(f"{path} is not a valid configuration: {error!r}") from error
+            ),
+        )
         if config.keep < 1:
             raise BackupError(f"{path}: keep is {config.keep}; at least one snapshot must stay")
         for name in config.databases:
@@ -233,16 +229,16 @@ class Remote:
 
 def read_manifest(directory: Path) -> dict[str, Any] | None:
     """The manifest in a directory; None unless it is whole and speaks of this very snapshot."""
+
+    def checked(raw: dict[str, Any]) -> dict[str, Any] | None:
+        names = all(entry["file"] == Path(entry["file"]).name for entry in entries(raw))
+        whole = all(len(entry["sha256"]) == 64 and entry["size"] >= 0 for entry in entries(raw))
+        return raw if names and whole and (raw["snapshot"], raw["format"]) == (directory.name, FORMAT) else None
+
     try:
-        manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_text())
-        if manifest["snapshot"] != directory.name or manifest["format"] != FORMAT:
-            return None
-        for entry in entries(manifest):
-            if entry["file"] != Path(entry["file"]).name or len(entry["sha256"]) != 64 or entry["size"] < 0:
-                return None
-    except (OSError, ValueError, KeyError, TypeError):
+        return files.read_json(directory / MANIFEST, checked)
+    except files.Unreadable:
         return None
-    return manifest
 
 
 def entries(manifest: dict[str, Any]) -> list[dict[str, Any]]:
@@ -341,16 +337,7 @@ def pack_path(number: int, path: Path, directory: Path) -> dict[str, Any]:
 @contextmanager
 def exclusive(config: Config) -> Iterator[Path]:
     """One run or restore at a time, in an empty scratch directory that does not outlive it."""
-    try:
-        config.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = (config.directory / "lock").open("w")
-    except OSError as error:
-        raise BackupError(f"cannot use {config.directory}: {error.strerror}") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise BackupError("another civicrm-backup is at work on this host") from error
+    with locks.locked(config.directory / "lock", wait=0, busy="another civicrm-backup is at work on this host"):
         scratch = config.directory / "scratch"
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(mode=0o700)
@@ -546,10 +533,7 @@ def main(argv: list[str] | None = None) -> int:
             verify(config, options.snapshot)
         else:
             restore(config, options.snapshot, options.database, options.path)
-    except BackupError as error:
-        print(f"civicrm-backup: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
+    except (Failure, OSError) as error:
         print(f"civicrm-backup: {error}", file=sys.stderr)
         return 1
     return 0

@@ -10,14 +10,14 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import datetime
-import json
 import re
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from civicrm_tools.core import certificates, metrics
+from civicrm_tools.core import certificates, files, metrics
 from civicrm_tools.core.command import Failure
 from civicrm_tools.core.metrics import Family, gauge
 
@@ -27,7 +27,7 @@ ANSWER_SECONDS = 15
 AT_ONCE = 8
 
 
-class ExpiryError(Exception):
+class ExpiryError(Failure):
     """What could not be checked, in one line for the operator."""
 
 
@@ -55,12 +55,12 @@ class Shown:
 
 
 def load(path: Path) -> list[Endpoint]:
-    """Return what is to be asked. Raises ExpiryError."""
-    try:
-        endpoints = json.loads(path.read_text())["shown"]
-        return [Endpoint(e["server_name"], e["address"], int(e["port"]), e.get("starttls")) for e in endpoints]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ExpiryError(f"{path}: {error!r}") from error
+    """Return what is to be asked. Raises Failure."""
+
+    def build(raw: dict[str, Any]) -> list[Endpoint]:
+        return [Endpoint(e["server_name"], e["address"], int(e["port"]), e.get("starttls")) for e in raw["shown"]]
+
+    return files.read_json(path, build)
 
 
 def run(*command: str, given: str = "") -> subprocess.CompletedProcess[str]:
@@ -138,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
             found = dict(zip(endpoints, pool.map(lambda endpoint: ask(endpoint, now), endpoints), strict=True))
         if options.output:
             metrics.write(options.output, families(found, now.timestamp()))
-    except (ExpiryError, Failure, OSError) as error:
+    except (Failure, OSError) as error:
         print(f"certificate-expiry: {error}", file=sys.stderr)
         return 2
     for endpoint, shown in found.items():

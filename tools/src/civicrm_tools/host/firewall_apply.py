@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import hashlib
 import json
 import pwd
@@ -27,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from civicrm_tools.core import files
+from civicrm_tools.core.command import Failure
+from civicrm_tools.core.locks import locked
 
 TABLE = "inet civicrm_firewall"
 CONFIGURATION = Path("/etc/nftables.conf")
@@ -38,7 +39,7 @@ NOBODY = 4294967294  # belongs to no user: a rule for it matches no packet
 REMOVE = f"table {TABLE}\ndelete table {TABLE}\n"
 
 
-class FirewallError(Exception):
+class FirewallError(Failure):
     """What went wrong and what holds now, in one line."""
 
 
@@ -220,9 +221,7 @@ def start_unit() -> str:
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
     """Let no two of these commands run at once: the timer may fire while somebody confirms."""
-    STATE.mkdir(mode=0o700, exist_ok=True)
-    with (STATE / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(STATE / "lock"):
         yield
 
 
@@ -263,7 +262,7 @@ def main(argv: list[str] | None = None) -> int:
     except UnknownUserError as error:
         print(f"firewall-apply: {error}", file=sys.stderr)
         return 3
-    except (FirewallError, OSError) as error:
+    except (Failure, OSError) as error:
         print(f"firewall-apply: {error}", file=sys.stderr)
         return 1
     return 0

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import fcntl
 import hashlib
 import json
 import os
@@ -27,6 +26,7 @@ from typing import Any
 
 from civicrm_tools.core import certificates, files, metrics
 from civicrm_tools.core.command import Failure
+from civicrm_tools.core.locks import locked
 from civicrm_tools.core.metrics import Family
 
 CONFIG = Path("/etc/ipsec-health.json")
@@ -57,7 +57,7 @@ METRICS = {
 }
 
 
-class HealthError(Exception):
+class HealthError(Failure):
     """What could not be checked, in one line for the operator."""
 
 
@@ -73,17 +73,16 @@ class Config:
 
     @classmethod
     def load(cls, path: Path) -> Config:
-        try:
-            raw = json.loads(path.read_text())
-            return cls(
+        return files.read_json(
+            path,
+            lambda raw: cls(
                 own=list(raw["own"]),
                 peers={name: list(addresses) for name, addresses in raw["peers"].items()},
                 certificates={label: Path(file) for label, file in raw["certificates"].items()},
                 metrics_directory=Path(raw["metrics_directory"]) if raw["metrics_directory"] else None,
                 hold_off_seconds=float(raw["hold_off_seconds"]),
-            )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise HealthError(f"{path}: {error!r}") from error
+            ),
+        )
 
 
 @dataclass
@@ -299,8 +298,8 @@ class State:
     @classmethod
     def load(cls) -> State:
         try:
-            return cls(**json.loads(STATE.read_text()))
-        except (OSError, ValueError, TypeError):
+            return files.read_json(STATE, lambda raw: cls(**raw))
+        except files.Unreadable:
             return cls()
 
     def save(self) -> None:
@@ -465,8 +464,7 @@ def main(argv: list[str] | None = None) -> int:
             print(json.dumps(report.as_dict(), indent=2) if options.json else describe(report))
             return 0 if report.healthy else 1
         # No check and its repair may overlap with another.
-        with STATE.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(STATE.with_suffix(".lock")):
             state, report = State.load(), check(config)
             repair(report, state, config, time.monotonic())
             state.save()
@@ -474,6 +472,6 @@ def main(argv: list[str] | None = None) -> int:
             found = families(report, state.repairs, config, time.time())
             metrics.write(config.metrics_directory / "ipsec.prom", found)
         return 0 if report.healthy else 1
-    except (HealthError, OSError) as error:
+    except (Failure, OSError) as error:
         print(f"ipsec-health: {error}", file=sys.stderr)
         return 2

@@ -27,6 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from civicrm_tools.core import metrics
+from civicrm_tools.core.command import Failure
+from civicrm_tools.core.locks import locked
 from civicrm_tools.core.metrics import Family, gauge
 from civicrm_tools.mail import delivery_report
 from civicrm_tools.mail.delivery_report import Bounce
@@ -39,7 +41,6 @@ from civicrm_tools.mail.return_path import (
     SettingsError,
     Site,
     load_settings,
-    locked,
     open_state,
 )
 
@@ -400,7 +401,7 @@ def main(argv: list[str] | None = None) -> int:
         limits = Limits.of(section)
         if getattr(options, "provider", OTHER) not in providers(settings):
             raise SettingsError(f"no provider {options.provider!r}; known: {', '.join(providers(settings))}")
-    except SettingsError as error:
+    except Failure as error:
         print(f"bounce-breaker: {error}", file=sys.stderr)
         return 2
     state = Path(section.get("state_file") or "/var/lib/bounce-breaker/state.db")

@@ -14,7 +14,6 @@ Exit status: 0, or 75 (the message stays in the queue); never one that would bou
 from __future__ import annotations
 
 import argparse
-import json
 import pwd
 import re
 import smtplib
@@ -23,6 +22,9 @@ import sys
 import syslog
 from dataclasses import dataclass
 from pathlib import Path
+
+from civicrm_tools.core import files
+from civicrm_tools.core.command import Failure
 
 CONFIGURATION = Path("/etc/postfix/diversion.json")
 LISTENER = ("127.0.0.1", 10025)
@@ -143,11 +145,12 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     syslog.openlog("postfix/divert", 0, syslog.LOG_MAIL)
     try:
-        policy = Policy(**json.loads(CONFIGURATION.read_text()), owner=pwd.getpwnam("postfix").pw_uid)
+        owner = pwd.getpwnam("postfix").pw_uid
+        policy = files.read_json(CONFIGURATION, lambda raw: Policy(**raw, owner=owner))
         message = sys.stdin.buffer.read()
         original = options.original or options.recipient
         done = divert(options.reason, options.sender, options.recipient, original, message, policy)
-    except (Unknown, OSError, KeyError, ValueError, TypeError, smtplib.SMTPException) as error:
+    except (Unknown, Failure, OSError, KeyError, ValueError, TypeError, smtplib.SMTPException) as error:
         print(f"not diverted: {type(error).__name__}: {error}", file=sys.stderr)
         return TEMPFAIL
     syslog.syslog(syslog.LOG_INFO, f"{options.queue_id}: to=<{options.recipient}>, {done}")

@@ -6,7 +6,6 @@ answer stays.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from civicrm_tools.core import files
 from civicrm_tools.core.command import Failure
@@ -82,13 +82,14 @@ def is_foreign(domain: str, table: Table) -> bool:
 def load(path: Path) -> Domains:
     """Read the state; a missing one is empty. Raises Failure."""
     try:
-        raw = json.loads(path.read_text())
-        known = {domain: Known(**entry) for domain, entry in raw.pop("domains").items()}
-        return Domains(domains=known, **raw)
-    except FileNotFoundError:
+        return files.read_json(path, _domains, "remove it, it is made anew")
+    except files.Missing:
         return Domains()
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise Failure(f"{path} is damaged ({error}): remove it, it is made anew") from error
+
+
+def _domains(raw: dict[str, Any]) -> Domains:
+    known = {domain: Known(**entry) for domain, entry in raw.pop("domains").items()}
+    return Domains(domains=known, **raw)
 
 
 def save(path: Path, found: Domains) -> None:

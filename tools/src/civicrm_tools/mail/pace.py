@@ -17,9 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import fcntl
 import json
-import os
 import re
 import signal
 import socket
@@ -32,7 +30,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from civicrm_tools.core import files, metrics
+from civicrm_tools.core import files, locks, metrics, systemd
+from civicrm_tools.core.command import Failure
 from civicrm_tools.core.metrics import Family, gauge
 
 TABLE = Path("/etc/postfix/providers.json")
@@ -52,7 +51,7 @@ ANSWER = b"OK paced"
 DEFERRAL = re.compile(r" postfix-(?P<provider>[a-z0-9]+)/smtp\[\d+\]: .* status=deferred \((?P<reply>.*)\)$")
 
 
-class TableError(ValueError):
+class TableError(Failure):
     """The table cannot be used; the text is one line that says what to change."""
 
 
@@ -97,36 +96,39 @@ class Table:
 
 
 def load_table(path: Path = TABLE) -> Table:
-    """Read the table. Raises TableError."""
+    """Read the table. Raises Failure."""
+    return files.read_json(path, _table)
+
+
+def _pattern(texts: list[str]) -> re.Pattern[str] | None:
     try:
-        raw = json.loads(path.read_text())
-        given = raw["back_off"]
-        back_off = BackOff(
-            texts=tuple(given["texts"]),
-            deferrals=int(given["deferrals"]),
-            window=float(given["window_seconds"]),
-            step=float(given["step_seconds"]),
-            recover=float(given["recover_seconds"]),
+        return re.compile("|".join(f"(?:{text})" for text in texts)) if texts else None
+    except re.error as error:
+        raise ValueError(f"back_off: {error}") from error
+
+
+def _table(raw: Any) -> Table:
+    given = raw["back_off"]
+    back_off = BackOff(
+        texts=tuple(given["texts"]),
+        deferrals=int(given["deferrals"]),
+        window=float(given["window_seconds"]),
+        step=float(given["step_seconds"]),
+        recover=float(given["recover_seconds"]),
+    )
+    providers = {}
+    for entry in raw["providers"]:
+        texts = [*back_off.texts, *entry.get("back_off", ())]
+        budget, connections = float(entry["budget_per_second"]), int(entry["connections"])
+        if not 0 < budget < float("inf") or connections < 1:
+            raise TableError(f"{entry['name']}: budget_per_second and connections must be above 0")
+        providers[str(entry["name"])] = Provider(
+            name=str(entry["name"]),
+            budget=budget,
+            connections=connections,
+            pattern=_pattern(texts),
         )
-        providers = {}
-        for entry in raw["providers"]:
-            texts = [*back_off.texts, *entry.get("back_off", ())]
-            budget, connections = float(entry["budget_per_second"]), int(entry["connections"])
-            if not 0 < budget < float("inf") or connections < 1:
-                raise TableError(f"{entry['name']}: budget_per_second and connections must be above 0")
-            providers[str(entry["name"])] = Provider(
-                name=str(entry["name"]),
-                budget=budget,
-                connections=connections,
-                pattern=re.compile("|".join(f"(?:{text})" for text in texts)) if texts else None,
-            )
-        return Table(providers, back_off, Path(raw["mail_log"]), Path(raw["textfile_directory"]))
-    except OSError as error:
-        raise TableError(f"{path}: {error.strerror}") from error
-    except KeyError as error:
-        raise TableError(f"{path}: {error} is missing") from error
-    except (ValueError, TypeError, AttributeError, re.error) as error:
-        raise TableError(f"{path}: {error}") from error
+    return Table(providers, back_off, Path(raw["mail_log"]), Path(raw["textfile_directory"]))
 
 
 @dataclass
@@ -181,23 +183,26 @@ KEPT = ("level", "stepped", "told", "reason", "lowered", "raised")
 def load_state(path: Path) -> dict[str, Throttle]:
     """{provider: what is known of it}. A damaged file is as good as none: the provider will say it again."""
     try:
-        raw = json.loads(path.read_text())
-        return {
-            str(name): Throttle(
-                level=max(0, min(LOWEST, int(entry["level"]))),
-                stepped=float(entry["stepped"]),
-                told=float(entry["told"]),
-                reason=str(entry["reason"]),
-                lowered=int(entry["lowered"]),
-                raised=int(entry["raised"]),
-            )
-            for name, entry in raw.items()
-        }
-    except FileNotFoundError:
+        return files.read_json(path, _throttles, "all providers have their whole budget")
+    except files.Missing:
         return {}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        say(f"{path} is damaged ({error}): all providers have their whole budget")
+    except files.Unreadable as error:
+        say(str(error))
         return {}
+
+
+def _throttles(raw: Any) -> dict[str, Throttle]:
+    return {
+        str(name): Throttle(
+            level=max(0, min(LOWEST, int(entry["level"]))),
+            stepped=float(entry["stepped"]),
+            told=float(entry["told"]),
+            reason=str(entry["reason"]),
+            lowered=int(entry["lowered"]),
+            raised=int(entry["raised"]),
+        )
+        for name, entry in raw.items()
+    }
 
 
 def say(text: str) -> None:
@@ -256,7 +261,7 @@ class Server:
         """Take a changed table; a broken one changes nothing."""
         try:
             self.table = load_table(self.path)
-        except TableError as error:
+        except Failure as error:
             say(f"kept the old table: {error}")
             return
         self._arrange()
@@ -382,7 +387,7 @@ class Server:
         while True:
             self.tick(time.time())
             self.write()
-            tell_systemd("WATCHDOG=1")
+            systemd.notify("WATCHDOG=1")
             self.look_after_socket()
             await asyncio.sleep(TICK)
 
@@ -403,21 +408,11 @@ class Server:
 def listener(path: str | None) -> socket.socket:
     """The socket that systemd holds, so that nobody is turned away while this program restarts, or one at `path`."""
     if path is None:
-        if os.environ.get("LISTEN_FDS") != "1":
-            raise TableError("no socket: start postfix-pace.socket, or give --socket")
-        return socket.socket(fileno=3)
+        return systemd.listening("postfix-pace.socket")
     made = socket.socket(socket.AF_UNIX)
     Path(path).unlink(missing_ok=True)
     made.bind(path)
     return made
-
-
-def tell_systemd(state: str) -> None:
-    """sd_notify(3)."""
-    if address := os.environ.get("NOTIFY_SOCKET"):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-            notify.connect("\0" + address[1:] if address.startswith("@") else address)
-            notify.send(state.encode())
 
 
 async def serve(table: Path, state: Path, path: str | None) -> None:
@@ -434,7 +429,7 @@ async def serve(table: Path, state: Path, path: str | None) -> None:
     listening = await asyncio.start_unix_server(server.client, sock=made, **keep)
     tasks = [asyncio.create_task(server.follow()), asyncio.create_task(server.clock())]
     ended = asyncio.create_task(stop.wait())
-    tell_systemd("READY=1")
+    systemd.notify("READY=1")
     await asyncio.wait([*tasks, ended], return_when=asyncio.FIRST_COMPLETED)
     listening.close()
     for task in tasks:
@@ -510,9 +505,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.command == "serve":
             # One process: two would double every budget.
-            lock = os.open(options.state.parent, os.O_RDONLY)
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            asyncio.run(serve(options.table, options.state, options.socket))
+            with locks.locked(options.state.with_suffix(".lock"), wait=0, busy="another one runs"):
+                asyncio.run(serve(options.table, options.state, options.socket))
             return 0
         table = load_table(options.file if options.command == "check" else options.table)
         if options.command == "status":
@@ -520,7 +514,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(json.dumps(found, indent=2) if options.json else describe(found))
         elif options.command == "restore":
             give_back(options.provider, table, options.state)
-    except TableError as error:
+    except locks.Busy as error:
+        print(f"postfix-pace: {error}", file=sys.stderr)
+        return 1
+    except Failure as error:
         print(f"postfix-pace: {error}", file=sys.stderr)
         return 2
     except OSError as error:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from civicrm_tools.core import files
 from civicrm_tools.core.command import Failure, seconds
 from civicrm_tools.mail import postfix
 from civicrm_tools.mail.postfix import Instance
@@ -172,29 +173,30 @@ class Table:
 def load(path: Path) -> Table:
     """Read the table. Raises Failure."""
     try:
-        raw: dict[str, Any] = json.loads(path.read_text())
-        return Table(
-            providers=tuple(
-                Provider(
-                    name=str(entry["name"]),
-                    domains=frozenset(str(domain) for domain in entry["domains"]),
-                    mx_suffixes=tuple(str(suffix) for suffix in entry.get("mx_suffixes", ())),
-                    budget=float(entry["budget_per_second"]),
-                    connections=int(entry["connections"]),
-                    share=float(entry["recipients_share"]) if "recipients_share" in entry else None,
-                )
-                for entry in raw["providers"]
-            ),
-            own=frozenset(raw["own_domains"]),
-            default_connections=int(raw["default_concurrency"]),
-            lifetime=seconds(raw["queue_lifetime"]),
-            log=Path(raw["mail_log"]),
-            textfile_directory=Path(raw["textfile_directory"]),
-        )
-    except FileNotFoundError as error:
+        return files.read_json(path, _table)
+    except files.Missing as error:
         raise Failure(f"{path} is not there: the role postfix_mailing writes it") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise Failure(f"{path} is damaged: {error}") from error
+
+
+def _table(raw: dict[str, Any]) -> Table:
+    return Table(
+        providers=tuple(
+            Provider(
+                name=str(entry["name"]),
+                domains=frozenset(str(domain) for domain in entry["domains"]),
+                mx_suffixes=tuple(str(suffix) for suffix in entry.get("mx_suffixes", ())),
+                budget=float(entry["budget_per_second"]),
+                connections=int(entry["connections"]),
+                share=float(entry["recipients_share"]) if "recipients_share" in entry else None,
+            )
+            for entry in raw["providers"]
+        ),
+        own=frozenset(raw["own_domains"]),
+        default_connections=int(raw["default_concurrency"]),
+        lifetime=seconds(raw["queue_lifetime"]),
+        log=Path(raw["mail_log"]),
+        textfile_directory=Path(raw["textfile_directory"]),
+    )
 
 
 def domain_of(text: str) -> str:

@@ -10,9 +10,10 @@ Protocol: libmilter/mfdef.h of Sendmail 8, version 6. A packet is a length of fo
 from __future__ import annotations
 
 import asyncio
-import socket
 import struct
 import sys
+
+from civicrm_tools.core import systemd
 
 MARK = b"X-Mail-Class"
 # A header that only bulk mail has; with Precedence the value decides.
@@ -78,8 +79,7 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def run() -> None:
-    # systemd's first socket: sd_listen_fds(3).
-    listening = socket.socket(fileno=3)
+    listening = systemd.listening("receipt-milter.socket")
     async with await asyncio.start_unix_server(serve, sock=listening) as server:
         await server.serve_forever()
 

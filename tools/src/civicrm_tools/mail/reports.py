@@ -31,6 +31,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from civicrm_tools.core import metrics
+from civicrm_tools.core.command import Failure
 from civicrm_tools.core.metrics import Family, gauge
 from civicrm_tools.mail import deliveries
 from civicrm_tools.mail import log as maillog
@@ -41,7 +42,6 @@ from civicrm_tools.mail.return_path import (
     SETTINGS,
     Folder,
     Settings,
-    SettingsError,
     Site,
     content_type,
     header,
@@ -619,7 +619,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     try:
         settings = load_settings(options.config)
-    except SettingsError as error:
+    except Failure as error:
         print(f"abuse-report: {error}", file=sys.stderr)
         return 2
     section = settings.section("abuse_report")

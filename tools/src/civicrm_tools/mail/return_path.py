@@ -5,8 +5,6 @@ Settings are one JSON file, /etc/mail-tools/return-path.json, written by the rol
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import re
 import secrets
@@ -23,6 +21,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from civicrm_tools.core import files
+from civicrm_tools.core.command import Failure
 from civicrm_tools.mail import addresses
 from civicrm_tools.mail.addresses import Address
 
@@ -36,7 +36,7 @@ PARTS_LIMIT = 200
 OTHER = "default"
 
 
-class SettingsError(ValueError):
+class SettingsError(Failure):
     """The settings cannot be used; the text is one line that says what to change."""
 
 
@@ -122,43 +122,39 @@ class Settings:
 
 
 def load_settings(path: Path = SETTINGS) -> Settings:
-    """Read the settings. Raises SettingsError with one line that names the file."""
-    try:
-        raw = json.loads(path.read_text())
-        sites = tuple(
-            Site(
-                name=str(site["name"]),
-                localpart=str(site["localpart"]),
-                separator=str(site.get("separator") or addresses.SEPARATOR),
-                domains=frozenset(str(domain).lower() for domain in site["domains"]),
-                maildir=Path(site["maildir"]),
-                fetch_unit=str(site.get("fetch_unit") or ""),
-            )
-            for site in raw["sites"]
+    """Read the settings. Raises Failure."""
+    return files.read_json(path, _settings)
+
+
+def _settings(raw: Any) -> Settings:
+    sites = tuple(
+        Site(
+            name=str(site["name"]),
+            localpart=str(site["localpart"]),
+            separator=str(site.get("separator") or addresses.SEPARATOR),
+            domains=frozenset(str(domain).lower() for domain in site["domains"]),
+            maildir=Path(site["maildir"]),
+            fetch_unit=str(site.get("fetch_unit") or ""),
         )
-        providers = tuple(
-            Provider(
-                name=str(provider["name"]),
-                domains=frozenset(str(domain).lower() for domain in provider["domains"]),
-                mx_suffixes=tuple(str(s).lower().lstrip(".") for s in provider.get("mx_suffixes", [])),
-            )
-            for provider in raw.get("providers", [])
+        for site in raw["sites"]
+    )
+    providers = tuple(
+        Provider(
+            name=str(provider["name"]),
+            domains=frozenset(str(domain).lower() for domain in provider["domains"]),
+            mx_suffixes=tuple(str(s).lower().lstrip(".") for s in provider.get("mx_suffixes", [])),
         )
-        sections = {name: dict(raw.get(name) or {}) for name in ("abuse_report", "bounce_breaker", "mailbox_watch")}
-        return Settings(
-            hostname=str(raw["hostname"]),
-            sites=sites,
-            providers=providers,
-            mail_log=Path(raw.get("mail_log") or "/var/log/mail.log"),
-            textfile_directory=Path(raw["textfile_directory"]) if raw.get("textfile_directory") else None,
-            sections=sections,
-        )
-    except OSError as error:
-        raise SettingsError(f"{path}: {error.strerror}") from error
-    except KeyError as error:
-        raise SettingsError(f"{path}: {error} is missing") from error
-    except (ValueError, TypeError, AttributeError) as error:
-        raise SettingsError(f"{path}: {error}") from error
+        for provider in raw.get("providers", [])
+    )
+    sections = {name: dict(raw.get(name) or {}) for name in ("abuse_report", "bounce_breaker", "mailbox_watch")}
+    return Settings(
+        hostname=str(raw["hostname"]),
+        sites=sites,
+        providers=providers,
+        mail_log=Path(raw.get("mail_log") or "/var/log/mail.log"),
+        textfile_directory=Path(raw["textfile_directory"]) if raw.get("textfile_directory") else None,
+        sections=sections,
+    )
 
 
 # Reading mail
@@ -402,15 +398,3 @@ def open_state(path: Path, schema: str) -> sqlite3.Connection:
         raise OSError(f"{path}: {error}") from error
     database.row_factory = sqlite3.Row
     return database
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """One process at a time; waits for the other."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

@@ -8,8 +8,6 @@ whom and why, and which messages were on hold before, since only the others may 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import re
 import tempfile
 import time
@@ -17,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from civicrm_tools.core import files, metrics
+from civicrm_tools.core import files, locks, metrics
 from civicrm_tools.core.command import Failure
 from civicrm_tools.core.metrics import Family, gauge
 from civicrm_tools.mail.postfix import Instance
@@ -47,15 +45,10 @@ def path(name: str) -> Path:
 def read(name: str) -> State | None:
     """The state "panic" or "off", or None if it does not hold. A file that cannot be read still means that it holds."""
     try:
-        text = path(name).read_text()
-    except FileNotFoundError:
+        hint = "its presence stops mailings: look at it, then remove it"
+        return files.read_json(path(name), lambda raw: State(**raw), hint)
+    except files.Missing:
         return None
-    try:
-        return State(**json.loads(text))
-    except (ValueError, TypeError) as error:
-        raise Failure(
-            f"{path(name)} is damaged ({error}); its presence stops mailings: look at it, then remove it"
-        ) from error
 
 
 def write(name: str, state: State) -> None:
@@ -166,12 +159,7 @@ def _since() -> int:
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
     """Raise Failure if another command is putting mail back: two would double the pace."""
-    DIRECTORY.mkdir(parents=True, exist_ok=True)
-    with (DIRECTORY / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Failure("another `mailing on` or `mailing resume` is running") from error
+    with locks.locked(DIRECTORY / "lock", wait=0, busy="another `mailing on` or `mailing resume` is running"):
         yield
 
 

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from civicrm_tools.core import metrics
+from civicrm_tools.core.command import Failure
+from civicrm_tools.core.locks import locked
 from civicrm_tools.core.metrics import Family, gauge
 from civicrm_tools.mail import delivery_report
 from civicrm_tools.mail.return_path import (
@@ -29,11 +31,9 @@ from civicrm_tools.mail.return_path import (
     Entry,
     Folder,
     Settings,
-    SettingsError,
     Site,
     fresh_name,
     load_settings,
-    locked,
     open_state,
 )
 
@@ -259,7 +259,7 @@ def main(argv: list[str] | None = None) -> int:
         settings = load_settings(options.config)
         section = settings.section("mailbox_watch")
         site = settings.site(options.site) if options.command == "replay-ignored" else None
-    except SettingsError as error:
+    except Failure as error:
         print(f"mailbox-watch: {error}", file=sys.stderr)
         return 2
     state = Path(section.get("state_file") or "/var/lib/mailbox-watch/state.db")

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
-import fcntl
 import html
 import json
 import os
@@ -37,6 +36,8 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from civicrm_tools import LAUNCHER
 from civicrm_tools.core import files, metrics, ssh
+from civicrm_tools.core.command import Failure
+from civicrm_tools.core.locks import locked
 from civicrm_tools.core.metrics import gauge
 
 CONFIG = Path("/etc/newsletter-archive.json")
@@ -114,7 +115,7 @@ METRICS = {
 }
 
 
-class ArchiveError(Exception):
+class ArchiveError(Failure):
     """Why a run ends, in one sentence."""
 
 
@@ -146,13 +147,12 @@ class Config:
 
     @classmethod
     def read(cls, path: Path) -> Config:
-        try:
-            raw = json.loads(path.read_text())
+        def build(raw: dict[str, Any]) -> Config:
             raw = {name: raw[name] for name in cls.__dataclass_fields__}
-        except (OSError, ValueError, KeyError) as error:
-            raise ArchiveError(f"{path}: {error}") from error
-        paths = {name: Path(raw[name]) for name in ("directory", "key", "known_hosts", "metrics_file")}
-        return cls(**raw | paths)
+            paths = {name: Path(raw[name]) for name in ("directory", "key", "known_hosts", "metrics_file")}
+            return cls(**raw | paths)
+
+        return files.read_json(path, build)
 
 
 # What may not be published
@@ -362,11 +362,9 @@ class State:
     @classmethod
     def read(cls, path: Path) -> State:
         try:
-            return cls(path, **json.loads(path.read_text()))
-        except FileNotFoundError:
+            return files.read_json(path, lambda raw: cls(path, **raw))
+        except files.Missing:
             return cls(path)
-        except (OSError, ValueError, TypeError) as error:
-            raise ArchiveError(f"{path}: {error}") from error
 
     def write(self) -> None:
         kept = {"published": self.published, "refused": self.refused, "withdrawn": self.withdrawn}
@@ -431,8 +429,7 @@ def archive(config: Config) -> Iterator[State]:
     """Hold the archive alone, and write its index and state in the end."""
     (config.directory / "site").mkdir(mode=0o755, exist_ok=True)
     (config.directory / "refused").mkdir(mode=0o700, exist_ok=True)
-    with (config.directory / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(config.directory / "lock"):
         state = State.read(config.directory / "state.json")
         try:
             yield state
@@ -616,6 +613,6 @@ def main(argv: list[str] | None = None) -> int:
         if options.command == "withdraw":
             return withdraw(config, options.id)
         return {"list": show, "known": known, "take": take}[options.command](config)
-    except (ArchiveError, OSError) as error:
+    except (Failure, OSError) as error:
         print(f"newsletter-archive: {error}", file=sys.stderr)
         return 1

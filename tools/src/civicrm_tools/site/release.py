@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import gzip
 import hashlib
 import json
@@ -28,7 +27,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from civicrm_tools.core import files
+from civicrm_tools.core import files, locks
+from civicrm_tools.core.command import Failure
 
 CONFIG = "/etc/civicrm-release"
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -36,7 +36,7 @@ DUMP_END = b"-- Dump completed"
 CHUNK = 1 << 20
 
 
-class ReleaseError(Exception):
+class ReleaseError(Failure):
     """What failed and what to do, in one line for the operator."""
 
 
@@ -63,13 +63,10 @@ class Site:
     def load(cls, folder: Path, name: str) -> Site:
         path = folder / f"{name}.json"
         try:
-            raw = json.loads(path.read_text())
-            return cls(**(raw | {"base": Path(raw["base"])}))
-        except FileNotFoundError:
+            return files.read_json(path, lambda raw: cls(**(raw | {"base": Path(raw["base"])})))
+        except files.Missing as error:
             known = ", ".join(sorted(p.stem for p in folder.glob("*.json"))) or "none"
-            raise ReleaseError(f"there is no site {name!r} with releases; sites: {known}") from None
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise ReleaseError(f"{path} is not a valid configuration: {error!r}") from error
+            raise ReleaseError(f"there is no site {name!r} with releases; sites: {known}") from error
 
     @property
     def releases(self) -> Path:
@@ -98,11 +95,9 @@ class State:
     @classmethod
     def load(cls, site: Site) -> State:
         try:
-            return cls(**json.loads((site.base / "state.json").read_text()))
-        except FileNotFoundError:
+            return files.read_json(site.base / "state.json", lambda raw: cls(**raw))
+        except files.Missing:
             return cls()
-        except (OSError, ValueError, TypeError) as error:
-            raise ReleaseError(f"{site.base}/state.json cannot be read: {error}") from error
 
     def save(self, site: Site) -> None:
         files.write_json(site.base / "state.json", vars(self), indent=1)
@@ -450,11 +445,7 @@ def show(result: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def locked(site: Site) -> Iterator[None]:
-    with (site.base / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ReleaseError(f"another civicrm-release works on {site.name}: wait for it") from None
+    with locks.locked(site.base / ".lock", wait=0, busy=f"another civicrm-release works on {site.name}: wait for it"):
         yield
 
 
@@ -504,10 +495,7 @@ def main(argv: list[str] | None = None) -> int:
             site = Site.load(options.config, options.site)
             with locked(site):
                 results = [work(site, options)]
-    except ReleaseError as error:
-        print(f"civicrm-release: {error}", file=sys.stderr)
-        return 1
-    except (OSError, subprocess.CalledProcessError) as error:
+    except (Failure, OSError, subprocess.CalledProcessError) as error:
         print(f"civicrm-release: {error}", file=sys.stderr)
         return 1
     for result in results:
