@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from civicrm_tools import LAUNCHER
+from civicrm_tools.core.mariadb import DumpInspector
 from civicrm_tools.host import backup as tool
 
 FAKES = Path(__file__).parent / "fakes" / "backup"
@@ -335,7 +336,7 @@ def test_no_configuration_is_one_clear_line(capsys, tmp_path):
 def test_tables_are_counted_across_any_boundary():
     text = b"--\nCREATE TABLE `a` (\nCREATE TABLE `b` (\n'CREATE TABLE'\nCREATE TABLE `c` (\n-- Dump completed\n"
     for width in range(1, len(text)):
-        inspector = tool.DumpInspector()
+        inspector = DumpInspector()
         for start in range(0, len(text), width):
             inspector(text[start : start + width])
         assert (inspector.tables, inspector.complete) == (3, True)

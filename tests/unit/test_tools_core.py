@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import multiprocessing
 import os
 import re
@@ -22,10 +23,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from loading import TOOLS
 
-from civicrm_tools.core import certificates, files, locks, metrics, ssh, systemd
+from civicrm_tools.core import certificates, files, locks, mariadb, metrics, ssh, streams, systemd
+from civicrm_tools.core.command import Failure
 from civicrm_tools.core.files import Missing, Unreadable
 from civicrm_tools.core.metrics import Family
-from civicrm_tools.core.run import ProgramFailed, run
+from civicrm_tools.core.run import ProgramFailed, last_line, run
 
 # Files
 
@@ -239,10 +241,10 @@ def test_a_program_that_hangs_ends_with_its_time():
 def test_a_failure_tells_the_last_words_and_no_argument():
     with pytest.raises(ProgramFailed) as raised:
         run("sh", "-c", "cat >&2; echo last word >&2; exit 3", "s3cret", timeout=5, text="first\n")
-    assert str(raised.value) == "sh ended with status 3: last word"
-    with pytest.raises(ProgramFailed, match=r"^false ended with status 1: it said nothing$"):
+    assert str(raised.value) == "sh ended with 3: last word"
+    with pytest.raises(ProgramFailed, match=r"^false ended with 1: no message$"):
         run("false", timeout=5)
-    with pytest.raises(ProgramFailed, match=r"^no-such-program cannot be run: No such file or directory$"):
+    with pytest.raises(ProgramFailed, match=r"^cannot run no-such-program: No such file or directory$"):
         run("no-such-program", "s3cret", timeout=5)
 
 
@@ -273,7 +275,7 @@ def test_the_watchdogs_time_is_in_seconds(monkeypatch, given, seconds):
 
 def test_a_start_by_hand_says_which_socket_is_missing(monkeypatch):
     monkeypatch.delenv("LISTEN_FDS", raising=False)
-    with pytest.raises(systemd.Failure, match=r"start postfix-pace\.socket"):
+    with pytest.raises(Failure, match=r"start postfix-pace\.socket"):
         systemd.listening("postfix-pace.socket")
 
 
@@ -300,12 +302,10 @@ def test_where_rsync_goes():
 
 
 def test_what_ssh_said_is_told_before_rsyncs_summary():
-    said = (
-        b"Host key verification failed.\nrsync: connection unexpectedly closed (0 bytes)\nrsync error: x (code 255)\n"
-    )
-    assert ssh.last_words(said) == "Host key verification failed."
-    assert ssh.last_words(b"rsync error: some files could not be read (code 23)\n").startswith("rsync error: some")
-    assert ssh.last_words(b"") == "no message"
+    said = "Host key verification failed.\nrsync: connection unexpectedly closed (0 bytes)\nrsync error: x (code 255)\n"
+    assert last_line(said) == "Host key verification failed."
+    assert last_line("rsync error: some files could not be read (code 23)\n").startswith("rsync error: some")
+    assert last_line("") == ""
 
 
 # Certificates
@@ -335,3 +335,39 @@ def test_the_days_of_a_certificate_are_counted(days):
 @pytest.mark.parametrize("text", ["", "nonsense", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
 def test_what_is_no_certificate_has_no_days(text):
     assert certificates.days_left(text, NOW) is None
+
+
+# Databases and streams
+
+
+@pytest.mark.parametrize(
+    "names", [("x`; DROP", "utf8mb4", "utf8mb4_bin"), ("crm", "u t", "utf8mb4_bin"), ("crm", "utf8mb4", "x;")]
+)
+def test_no_name_becomes_a_statement(tmp_path, monkeypatch, names):
+    """A manifest lies on another host; what it names is refused before any program runs."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    database, *charset = names
+    with pytest.raises(Failure, match="is not the name of"):
+        mariadb.load(database, tmp_path / "dump.gz", *charset)
+
+
+def test_an_output_comes_back_as_it_was(tmp_path):
+    """Of any bytes, and the same output makes the same file."""
+    data = os.urandom(3_000_000)
+    (tmp_path / "data").write_bytes(data)
+    first, second = (
+        streams.compress(["cat", str(tmp_path / "data")], tmp_path / name) for name in ("one.gz", "two.gz")
+    )
+    assert first == second and first.size == (tmp_path / "one.gz").stat().st_size
+    assert first.sha256 == hashlib.sha256((tmp_path / "two.gz").read_bytes()).hexdigest()
+    streams.feed(tmp_path / "one.gz", ["dd", f"of={tmp_path / 'back'}", "status=none"])
+    assert (tmp_path / "back").read_bytes() == data
+
+
+def test_a_tolerated_status_is_a_warning_and_another_an_error(tmp_path):
+    command = ["sh", "-c", "echo changed >&2; exit 1"]
+    assert streams.compress(command, tmp_path / "a", tolerated=(1,)).warning == "changed"
+    with pytest.raises(ProgramFailed, match=r"^sh ended with 1: changed$"):
+        streams.compress(command, tmp_path / "b")
+    with pytest.raises(ProgramFailed, match=r"^false ended with 1: no message$"):
+        streams.feed(tmp_path / "a", ["false"])

@@ -9,6 +9,8 @@ from pathlib import Path
 from civicrm_tools.core.command import Failure
 
 WORDS = 300
+# ssh has said before why.
+SUMMARIES = ("rsync error:", "rsync: connection unexpectedly closed")
 
 
 class ProgramFailed(Failure):
@@ -46,14 +48,15 @@ def run(
     except subprocess.TimeoutExpired as error:
         raise ProgramFailed(f"{command[0]} did not end within {timeout:g} s") from error
     except OSError as error:
-        raise ProgramFailed(f"{command[0]} cannot be run: {error.strerror}") from error
+        raise ProgramFailed(f"cannot run {command[0]}: {error.strerror}") from error
     if statuses and done.returncode not in statuses:
-        said = last_line(done.stderr) or last_line(done.stdout) or "it said nothing"
-        raise ProgramFailed(f"{command[0]} ended with status {done.returncode}: {said}")
+        said = last_line(done.stderr) or last_line(done.stdout) or "no message"
+        raise ProgramFailed(f"{command[0]} ended with {done.returncode}: {said}")
     return done
 
 
 def last_line(text: str) -> str:
-    """Return the last line that says something, cut to a readable length."""
+    """Return the last line that says something, cut to a readable length; of rsync the one before its summary."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:WORDS] if lines else ""
+    telling = [line for line in lines if not line.startswith(SUMMARIES)]
+    return (telling or lines or [""])[-1][:WORDS]

@@ -24,10 +24,3 @@ def remote_shell(key: Path, port: int, known_hosts: Path, alias: str) -> str:
 def location(user: str, host: str, path: str) -> str:
     """Return USER@HOST:PATH as rsync reads it: an IPv6 address in brackets."""
     return f"{user}@{f'[{host}]' if ':' in host else host}:{path}"
-
-
-def last_words(stderr: bytes) -> str:
-    """Return the most informative line of rsync: ssh's own, before rsync's summary of it."""
-    lines = [line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip()]
-    telling = [line for line in lines if not line.startswith(("rsync error:", "rsync: connection unexpectedly closed"))]
-    return (telling or lines or ["no message"])[-1]

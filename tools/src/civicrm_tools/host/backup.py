@@ -8,35 +8,31 @@ directory without one is not a snapshot. The account on the backup host only nee
 from __future__ import annotations
 
 import argparse
-import gzip
 import hashlib
 import os
 import re
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from civicrm_tools.core import files, locks, ssh
+from civicrm_tools.core import files, locks, mariadb, ssh, streams
 from civicrm_tools.core.command import Failure
+from civicrm_tools.core.run import run as run_program
 
 CONFIG = "/etc/civicrm-backup.json"
 MANIFEST = "manifest.json"
 FORMAT = 1
-CHUNK = 1 << 20
-# Level 3 costs a third of the default's time and a tenth more space.
-COMPRESSION = 3
+# A first snapshot over a slow line; rsync itself ends after ten minutes of silence.
+RSYNC_SECONDS = 86400
 SNAPSHOT_NAME = re.compile(r"\d{8}T\d{6}Z")
-DATABASE_NAME = re.compile(r"[A-Za-z0-9_]{1,64}")
-CHARSET_NAME = re.compile(r"[A-Za-z0-9_]+")
 
 
 class BackupError(Failure):
@@ -82,7 +78,7 @@ class Config:
         if config.keep < 1:
             raise BackupError(f"{path}: keep is {config.keep}; at least one snapshot must stay")
         for name in config.databases:
-            if not DATABASE_NAME.fullmatch(name):
+            if not mariadb.DATABASE_NAME.fullmatch(name):
                 raise BackupError(f"{path}: {name!r} is not the name of a database")
         for directory in config.paths:
             if not directory.is_absolute() or ".." in directory.parts or directory == Path("/"):
@@ -93,85 +89,15 @@ class Config:
 # Programs
 
 
-def call(what: str, argv: list[str], stdin: str | None = None) -> str:
-    """Run a program to its end; `what` opens the message if it fails."""
+@contextmanager
+def about(what: str) -> Iterator[None]:
+    """Begin the message of whatever fails with what was done."""
     try:
-        done = subprocess.run(argv, input=stdin.encode() if stdin else b"", capture_output=True, check=False)
-    except OSError as error:
-        raise BackupError(f"{what}: cannot run {argv[0]}: {error.strerror}") from error
-    if done.returncode != 0:
-        raise BackupError(f"{what}: {argv[0]} ended with {done.returncode}: {ssh.last_words(done.stderr)}")
-    return done.stdout.decode()
-
-
-class Digest:
-    """A writer that knows the size and SHA-256 of what went through it."""
-
-    def __init__(self, raw: BinaryIO) -> None:
-        self.raw = raw
-        self.size = 0
-        self.sha256 = hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self.size += len(data)
-        self.sha256.update(data)
-        return self.raw.write(data)
-
-    def flush(self) -> None:
-        self.raw.flush()
-
-
-def collect(
-    what: str, argv: list[str], target: Path, inspect: Callable[[bytes], None], tolerated: tuple[int, ...] = ()
-) -> dict[str, Any]:
-    """Run a program, compress its output into `target`, and return the file's entry in the manifest."""
-    with tempfile.TemporaryFile() as stderr, target.open("xb") as raw:
-        try:
-            process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr)
-        except OSError as error:
-            raise BackupError(f"{what}: cannot run {argv[0]}: {error.strerror}") from error
-        assert process.stdout is not None
-        digest = Digest(raw)
-        try:
-            with gzip.GzipFile(filename="", fileobj=digest, mode="wb", compresslevel=COMPRESSION, mtime=0) as packed:
-                while chunk := process.stdout.read(CHUNK):
-                    inspect(chunk)
-                    packed.write(chunk)
-            os.fsync(raw.fileno())
-        except OSError as error:
-            raise BackupError(f"{what}: cannot write {target}: {error.strerror}") from error
-        finally:
-            if process.poll() is None and sys.exc_info()[0]:
-                process.kill()
-            process.stdout.close()
-            code = process.wait()
-        stderr.seek(0)
-        message = ssh.last_words(stderr.read())
-    if code in tolerated:
-        print(f"civicrm-backup: warning: {what}: {message}", file=sys.stderr)
-    elif code != 0:
-        raise BackupError(f"{what}: {argv[0]} ended with {code}: {message}")
-    return {"file": target.name, "size": digest.size, "sha256": digest.sha256.hexdigest()}
-
-
-def unpack(what: str, source: Path, argv: list[str]) -> None:
-    """Feed a compressed file to a program."""
-    with tempfile.TemporaryFile() as stderr:
-        try:
-            process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr)
-        except OSError as error:
-            raise BackupError(f"{what}: cannot run {argv[0]}: {error.strerror}") from error
-        assert process.stdin is not None
-        try:
-            with gzip.open(source, "rb") as packed, process.stdin as pipe:
-                shutil.copyfileobj(packed, pipe, CHUNK)
-        except BrokenPipeError:
-            pass  # The program has ended early: its own message tells why.
-        finally:
-            code = process.wait()
-        stderr.seek(0)
-        if code != 0:
-            raise BackupError(f"{what}: {argv[0]} ended with {code}: {ssh.last_words(stderr.read())}")
+        yield
+    except BackupError:  # a signal, which says what it is
+        raise
+    except Failure as error:
+        raise BackupError(f"{what}: {error}") from error
 
 
 # The backup host
@@ -190,7 +116,8 @@ class Remote:
 
     def rsync(self, what: str, *arguments: str) -> None:
         common = ["--recursive", "--times", "--perms", "--timeout=600", f"--rsh={self.shell}"]
-        call(f"{what} ({self.host})", ["rsync", *common, *arguments])
+        with about(f"{what} ({self.host})"):
+            run_program("rsync", *common, *arguments, timeout=RSYNC_SECONDS)
 
     def snapshots(self) -> dict[str, dict[str, Any] | None]:
         """Every snapshot directory, oldest first, with its manifest; None for one that is not complete."""
@@ -283,39 +210,12 @@ def megabytes(size: int) -> str:
 # Dumps
 
 
-class DumpInspector:
-    """Counts the tables of a dump as it passes and notices whether it came to its end."""
-
-    TABLE = b"\nCREATE TABLE "
-
-    def __init__(self) -> None:
-        self.tables = 0
-        self.tail = b""
-
-    def __call__(self, chunk: bytes) -> None:
-        data = self.tail + chunk
-        self.tables += data.count(self.TABLE) - self.tail.count(self.TABLE)
-        self.tail = data[-256:]
-
-    @property
-    def complete(self) -> bool:
-        return b"\n-- Dump completed" in self.tail
-
-
 def dump_database(name: str, directory: Path) -> dict[str, Any]:
-    what = f"database {name}"
-    charset, collation = call(
-        what,
-        ["mariadb", "--batch", "--skip-column-names", name],
-        "SELECT @@character_set_database, @@collation_database",
-    ).split()
-    inspector = DumpInspector()
-    options = ["--single-transaction", "--quick", "--routines", "--triggers", "--events", "--hex-blob"]
-    argv = ["mariadb-dump", *options, "--default-character-set=utf8mb4", name]
-    entry = collect(what, argv, directory / f"database-{name}.sql.gz", inspector)
-    if not inspector.complete:
-        raise BackupError(f"{what}: mariadb-dump ended before its last line")
-    return {"name": name, **entry, "tables": inspector.tables, "charset": charset, "collation": collation}
+    file = directory / f"database-{name}.sql.gz"
+    with about(f"database {name}"):
+        charset, collation = mariadb.charset(name)
+        made = mariadb.dump(name, file)
+    return {"name": name, "file": file.name, **made._asdict(), "charset": charset, "collation": collation}
 
 
 def pack_path(number: int, path: Path, directory: Path) -> dict[str, Any]:
@@ -324,11 +224,15 @@ def pack_path(number: int, path: Path, directory: Path) -> dict[str, Any]:
     argv = ["tar", "--create", "--file=-", "--directory=/", "--acls", "--xattrs"]
     argv += ["--verbose", f"--index-file={index}", "--", str(path.relative_to("/"))]
     # tar ends with 1 when a file changed while it was read: a mailbox does.
-    entry = collect(str(path), argv, directory / f"path-{number}-{slug}.tar.gz", lambda _: None, tolerated=(1,))
+    file = directory / f"path-{number}-{slug}.tar.gz"
+    with about(str(path)):
+        made = streams.compress(argv, file, tolerated=(1,))
+    if made.warning:
+        print(f"civicrm-backup: warning: {path}: {made.warning}", file=sys.stderr)
     with index.open("rb") as lines:
         count = sum(1 for _ in lines)
     index.unlink()
-    return {"path": str(path), **entry, "entries": count}
+    return {"path": str(path), "file": file.name, "size": made.size, "sha256": made.sha256, "entries": count}
 
 
 # Commands
@@ -457,20 +361,8 @@ def select(manifest: dict[str, Any], databases: list[str], paths: list[str]) -> 
 
 
 def load_database(entry: dict[str, Any], source: Path) -> None:
-    name = entry["name"]
-    for value, pattern in ((name, DATABASE_NAME), (entry["charset"], CHARSET_NAME), (entry["collation"], CHARSET_NAME)):
-        if not pattern.fullmatch(value):
-            raise BackupError(f"the manifest names a database, character set or collation {value!r}")
-    # Emptied first: a table made after the snapshot must not stay. Grants do not go with a database.
-    statement = (
-        f"DROP DATABASE IF EXISTS `{name}`; "
-        f"CREATE DATABASE `{name}` CHARACTER SET {entry['charset']} COLLATE {entry['collation']};"
-    )
-    try:
-        call("emptying it", ["mariadb"], statement)
-        unpack("loading it", source, ["mariadb", "--default-character-set=utf8mb4", name])
-    except BackupError as error:
-        raise BackupError(f"database {name} is incomplete now, restore it again: {error}") from error
+    with about(f"database {entry['name']} is incomplete now, restore it again"):
+        mariadb.load(entry["name"], source, entry["charset"], entry["collation"])
 
 
 def restore(config: Config, snapshot: str, databases: list[str], paths: list[str]) -> None:
@@ -489,7 +381,8 @@ def restore(config: Config, snapshot: str, databases: list[str], paths: list[str
         for entry in archives:
             # Owners come back by name: uids may differ on a rebuilt host.
             options = ["--directory=/", "--same-owner", "--preserve-permissions", "--acls", "--xattrs"]
-            unpack(entry["path"], local / entry["file"], ["tar", "--extract", "--file=-", *options])
+            with about(entry["path"]):
+                streams.feed(local / entry["file"], ["tar", "--extract", "--file=-", *options])
             print(f"{entry['path']} restored from {name}")
 
 

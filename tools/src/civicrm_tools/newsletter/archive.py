@@ -39,6 +39,7 @@ from civicrm_tools.core import files, metrics, ssh
 from civicrm_tools.core.command import Failure
 from civicrm_tools.core.locks import locked
 from civicrm_tools.core.metrics import gauge
+from civicrm_tools.core.run import last_line
 
 CONFIG = Path("/etc/newsletter-archive.json")
 ANSWER_BYTES = 64 * 1024 * 1024
@@ -452,7 +453,7 @@ def send(config: Config) -> None:
         check=False,
     )
     if done.returncode != 0:
-        said = ssh.last_words(done.stderr)
+        said = last_line(done.stderr.decode(errors="replace"))
         raise ArchiveError(f"rsync to {host} ended with {done.returncode}: {said}")
 
 

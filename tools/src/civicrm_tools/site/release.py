@@ -27,12 +27,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from civicrm_tools.core import files, locks
+from civicrm_tools.core import files, locks, mariadb
 from civicrm_tools.core.command import Failure
 
 CONFIG = "/etc/civicrm-release"
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-DUMP_END = b"-- Dump completed"
 CHUNK = 1 << 20
 
 
@@ -269,21 +268,13 @@ def dump(site: Site, note: str) -> str:
     site.dumps.mkdir(mode=0o700, exist_ok=True)
     name = f"{now()}-{note}.sql.gz"
     partial = site.dumps / f".{name}.partial"
-    argv = ["mariadb-dump", "--single-transaction", "--quick", "--routines", "--triggers", "--events", site.database]
-    tail = b""
-    partial.touch(mode=0o600)
-    with partial.open("wb") as raw:
-        with gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=3) as packed:
-            process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-            assert process.stdout is not None
-            while chunk := process.stdout.read(CHUNK):
-                packed.write(chunk)
-                tail = (tail + chunk)[-200:]
-        raw.flush()
-        os.fsync(raw.fileno())
-    if process.wait() != 0 or DUMP_END not in tail:
-        partial.unlink()
-        raise ReleaseError(f"the dump of {site.database} failed: nothing was changed")
+    partial.unlink(missing_ok=True)
+    try:
+        mariadb.dump(site.database, partial)
+        partial.chmod(0o600)
+    except Failure as error:
+        partial.unlink(missing_ok=True)
+        raise ReleaseError(f"the dump of {site.database} failed: {error}; nothing was changed") from error
     partial.rename(site.dumps / name)
     return name
 
@@ -297,16 +288,14 @@ def restore(site: Site, name: str) -> None:
                 pass
     except (OSError, EOFError) as error:
         raise ReleaseError(f"the dump {path} cannot be read: {error}; nothing was changed") from error
-    again = f"DROP DATABASE `{site.database}`; CREATE DATABASE `{site.database}`"
-    again += " CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci"
-    subprocess.run(["mariadb", "-e", again], check=True, stdin=subprocess.DEVNULL)
-    process = subprocess.Popen(["mariadb", site.database], stdin=subprocess.PIPE)
-    assert process.stdin is not None
-    with gzip.open(path) as packed, contextlib.suppress(BrokenPipeError):
-        shutil.copyfileobj(packed, process.stdin, CHUNK)
-    process.stdin.close()
-    if process.wait() != 0:
-        raise ReleaseError(f"restoring {path} failed half way: run the same command again")
+    # After a restore that failed half way the database may be gone.
+    charset, collation = "utf8mb4", "utf8mb4_unicode_ci"
+    with contextlib.suppress(Failure):
+        charset, collation = mariadb.charset(site.database)
+    try:
+        mariadb.load(site.database, path, charset, collation)
+    except Failure as error:
+        raise ReleaseError(f"restoring {path} failed half way: {error}; run the same command again") from error
 
 
 def empty_cache(site: Site) -> None:
