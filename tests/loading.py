@@ -1,4 +1,4 @@
-"""Load what is tested from where it lies: plugins and host tools are files, not packages."""
+"""Load what is tested from where it lies: plugins and the lab's tools are files, not packages."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[1]
+# For processes of their own; pytest itself finds the host tools by pyproject.toml.
+TOOLS = ROOT / "tools" / "src"
 
 
 def load(path: str) -> ModuleType:

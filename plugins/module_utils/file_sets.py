@@ -182,7 +182,22 @@ def removals(
                     changes[path] = found
             else:
                 strangers.append(f"{path} is not ours and stays: remove it, or name it in the inventory")
+    for own in owns:
+        if own["pattern"].endswith("/**") and own["strangers"] == "remove":
+            changes |= emptied(own["pattern"], wanted, changes)
     return list(changes.values()), strangers
+
+
+def emptied(pattern: str, wanted: set[str], removed: dict[str, Change]) -> dict[str, Change]:
+    """Return the removal, by path, of each directory of an owned tree that is left with nothing in it."""
+    found: dict[str, Change] = {}
+    directories = {os.path.normpath(path) for path in glob.glob(pattern, recursive=True) if os.path.isdir(path)}
+    for path in sorted(directories, reverse=True):  # what is below another comes before it
+        if os.path.islink(path) or any(one.startswith(path + "/") for one in wanted):
+            continue
+        if all(os.path.join(path, name) in removed or os.path.join(path, name) in found for name in os.listdir(path)):
+            found[path] = Change("remove", Target(path=path, kind="absent", hidden=True, former=True))
+    return found
 
 
 def _text(data: bytes | None) -> str:

@@ -354,7 +354,9 @@ def _operate(operation: dict[str, Any]) -> None:
                     os.close(descriptor)
             case "remove":
                 if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
-                    os.rmdir(name, dir_fd=directory)
+                    # Somebody who has put a file there meanwhile keeps it.
+                    with contextlib.suppress(OSError):
+                        os.rmdir(name, dir_fd=directory)
                 else:
                     os.unlink(name, dir_fd=directory)
                 # What a drop-in leaves is an empty directory.

@@ -28,6 +28,8 @@ def main() -> None:
             if "units" in payload:
                 coming = {unit for change in changes if (unit := set_journal.unit_of(change.target.path))}
                 unit_sets.bring(units, outcome, payload["check"], coming)
+            elif not payload["check"]:
+                unit_sets.forget_missing(payload["name"])
             for handler in payload["settles"]:
                 set_journal.settle("notify", handler)
     except (set_journal.Refused, OSError, subprocess.TimeoutExpired) as error:

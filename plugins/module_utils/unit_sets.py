@@ -187,6 +187,14 @@ def _bring(unit: Wanted, properties: dict[str, str], outcome: Outcome, check: bo
         set_journal.settle("units", unit.name)
 
 
+def forget_missing(name: str) -> None:
+    """Strike the marks of a set for units that this host does not have: nothing runs with the old files."""
+    asked = list((set_journal.all_marks().get(name) or set_journal.empty_marks())["units"])
+    for unit, properties in show(asked).items():
+        if properties["LoadState"] == "not-found":
+            set_journal.settle("units", unit)
+
+
 def bring(units: list[Wanted], outcome: Outcome, check: bool, coming: set[str]) -> None:
     """Enable, mask, start, stop, restart and reload units, in the order of the list.
 

@@ -87,7 +87,9 @@ options:
         description: Further variables for the entry and its template.
         type: dict
       restart:
-        description: Units that must be restarted after this entry changed.
+        description:
+          - Units that must be restarted after this entry changed. The C(unit_set) that names a unit does it, of this
+            role or of another.
         type: list
         elements: str
       reload:
@@ -116,7 +118,9 @@ options:
     default: []
     suboptions:
       pattern:
-        description: Absolute glob.
+        description:
+          - Absolute glob. One that ends in C(/**) with O(owns[].strangers) C(remove) owns a whole tree, whose empty
+            directories are removed, too.
         type: str
       strangers:
         description: What happens to files that we did not write.

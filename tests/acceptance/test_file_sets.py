@@ -13,12 +13,13 @@ from killed_runs import converge_killed_after, drift, look, results_in, stale, w
 # Daemons that must have read what was written, and the files they read.
 INT = {
     "apache2.service": "/etc/apache2/sites-enabled/*.conf /etc/apache2/conf-enabled/civicrm.conf",
-    "bounce-breaker.service": "/usr/local/lib/mail-tools/mail_tools/*.py",
+    "bounce-breaker.service": "/usr/local/lib/civicrm-tools/src/civicrm_tools/mail/*.py",
     "dovecot.service": "/etc/dovecot/dovecot.conf",
     "mariadb.service": "/etc/mysql/mariadb.conf.d/90-civicrm.cnf",
     "mtail.service": "/etc/mtail/postfix.mtail",
     "opendkim.service": "/etc/opendkim.conf",
     "postfix.service": "/etc/postfix/main.cf /etc/postfix/master.cf",
+    "postfix-pace.service": "/usr/local/lib/civicrm-tools/src/civicrm_tools/mail/pace.py",
     "prometheus-node-exporter.service": "/etc/default/prometheus-node-exporter",
     "redis-server@queue.service": "/etc/redis/redis-queue.conf",
     "ssh.service": "/etc/ssh/sshd_config.d/10-civicrm.conf",
@@ -41,7 +42,16 @@ FORMER_INT = [
     "/etc/systemd/system/civicrm-former.timer",
     "/etc/apache2/sites-enabled/former.example.conf",
     "/etc/redis/redis-former.conf",
+    "/usr/local/lib/civicrm-tools/src/civicrm_tools/former/__init__.py",
+    "/usr/local/lib/donation-worker/donation_worker/former.py",
+    "/usr/local/lib/mail-tools/mail_tools/__pycache__/former.cpython-313.pyc",
     "/usr/local/lib/mail-tools/mail_tools/former.py",
+]
+# Trees that a set owns, or owned in an earlier build.
+EMPTIED = [
+    "/usr/local/lib/civicrm-tools/src/civicrm_tools/former",
+    "/usr/local/lib/donation-worker",
+    "/usr/local/lib/mail-tools",
 ]
 FORMER_EXT = [
     "/etc/apache2/sites-enabled/former.example.conf",
@@ -60,7 +70,7 @@ def undisturbed(crm_int, crm_ext, playbook):
         drift(host)
         host.check_output("rm -r /var/lib/file-sets/manifests")
         for path in former:
-            host.check_output(f"echo '# {OURS}' >{path}")
+            host.check_output(f"mkdir -p $(dirname {path}) && echo '# {OURS}' >{path}")
     crm_ext.check_output(f"echo '# of somebody else' >{STRANGER}")
     done = playbook("playbooks/site.yml", **quick_strategy())
     assert done.returncode == 0, done.stdout[-3000:]
@@ -72,7 +82,7 @@ def undisturbed(crm_int, crm_ext, playbook):
 def test_a_host_of_an_earlier_build_keeps_nothing_stale(undisturbed, crm_int, crm_ext):
     """It has no manifests: what our playbooks wrote then goes, and somebody else's file is named and stays (N33)."""
     for host, former in ((crm_int, FORMER_INT), (crm_ext, FORMER_EXT)):
-        assert [path for path in former if host.file(path).exists] == []
+        assert [path for path in [*former, *EMPTIED] if host.file(path).exists] == []
     assert crm_ext.file(STRANGER).exists
     assert f"{STRANGER} is not ours and stays" in " ".join(undisturbed[2].split())
 

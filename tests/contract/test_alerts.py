@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from alert_rules import FILES, label_values, metrics, rules
-from loading import ROOT
+from loading import ROOT, TOOLS
 
 RULES = rules()
 TESTS = ROOT / "tests" / "alerts"
@@ -27,15 +27,13 @@ def constants(path: Path) -> set[str]:
 
 
 def sources() -> list[set[str]]:
-    """For each role the words that its host tools write, and mtail's program."""
+    """The words that the host tools write, for each package of them, and those of mtail's program."""
     found: dict[str, set[str]] = {}
-    for path in (ROOT / "roles").glob("*/files/**/*"):
-        words = found.setdefault(path.relative_to(ROOT).parts[1], set())
-        if path.suffix == ".mtail":
-            text = path.read_text()
-            words |= set(re.findall(r"^counter (\w+)", text, re.MULTILINE)) | set(re.findall(r'"(\w+)"', text))
-        elif path.suffix == ".py" or (path.is_file() and path.read_bytes().startswith(b"#!/usr/bin/python3")):
-            words |= constants(path)
+    for path in TOOLS.glob("civicrm_tools/*/*.py"):
+        found.setdefault(path.parent.name, set()).update(constants(path))
+    for path in ROOT.glob("roles/*/files/**/*.mtail"):
+        text = path.read_text()
+        found[path.name] = set(re.findall(r"^counter (\w+)", text, re.MULTILINE)) | set(re.findall(r'"(\w+)"', text))
     return list(found.values())
 
 
@@ -43,7 +41,7 @@ SOURCES = sources()
 
 
 def written(name: str) -> bool:
-    """Whether a tool writes a metric of that name; one that is put together has its parts in the same role."""
+    """Whether a tool writes a metric of that name; one that is put together has its parts in the same package."""
     for words in SOURCES:
         if name in words:
             return True

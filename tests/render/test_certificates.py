@@ -7,6 +7,8 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
 from loading import ROOT, load
 
+from civicrm_tools.host import certificate_expiry
+
 sites = load("plugins/filter/sites.py")
 
 
@@ -15,10 +17,9 @@ def test_the_command_reads_what_the_role_writes(render, tmp_path):
     shown += sites.shown_certificates(["int.test"], "127.0.0.1", 25, "smtp")
     path = tmp_path / "config.json"
     path.write_text(render("certificates", "etc/certificate-expiry.json", certificates_shown=shown))
-    module = load("roles/certificates/files/usr/local/sbin/certificate-expiry")
-    assert module.load(path) == [
-        module.Endpoint("crm.test", "10.77.0.11", 443),
-        module.Endpoint("int.test", "127.0.0.1", 25, "smtp"),
+    assert certificate_expiry.load(path) == [
+        certificate_expiry.Endpoint("crm.test", "10.77.0.11", 443),
+        certificate_expiry.Endpoint("int.test", "127.0.0.1", 25, "smtp"),
     ]
     assert json.loads(render("certificates", "etc/certificate-expiry.json"))["shown"] == []
 

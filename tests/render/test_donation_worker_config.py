@@ -5,9 +5,8 @@ import re
 from dataclasses import fields
 
 import pytest
-from loading import load
 
-config = load("roles/donation_worker/files/usr/local/lib/donation-worker/donation_worker/config.py")
+from civicrm_tools.donations import config
 
 QUEUE = {
     "name": "donate-api",

@@ -6,8 +6,9 @@ import configparser
 import json
 
 import pytest
-from mail_tools.bounce_breaker import Limits
-from mail_tools.return_path import load_settings
+
+from civicrm_tools.mail.breaker import Limits
+from civicrm_tools.mail.return_path import load_settings
 
 SITES = [
     {"name": "crm", "localpart": "civicrm+", "domains": ["crm.example.org"], "maildir": "/srv/mail/crm/Maildir"},

@@ -8,6 +8,8 @@ import re
 import pytest
 from loading import load
 
+from civicrm_tools.newsletter import archive
+
 sites = load("plugins/filter/sites.py")
 SITE = {"name": "newsletter", "server_name": "newsletter.example.org", "state": "live"}
 KEY = "ssh-ed25519 AAAAC3Nz newsletter-archive@newsletter"
@@ -106,10 +108,9 @@ ARCHIVE = {
 
 def test_the_tool_reads_what_the_inventory_says(render, tmp_path):
     """Every setting that the tool asks for is in its file."""
-    tool = load("roles/newsletter_archive/files/usr/local/sbin/newsletter-archive")
     path = tmp_path / "config.json"
     path.write_text(render("newsletter_archive", "etc/newsletter-archive.json", **ARCHIVE))
-    config = tool.Config.read(path)
+    config = archive.Config.read(path)
     assert config.command == ["/usr/local/bin/news", "--public"]
     assert config.command_user == "crm" and config.user == "newsletter-archive"
     assert config.target == {"host": "10.77.0.12", "user": "newsletter", "port": 22}

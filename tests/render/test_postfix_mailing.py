@@ -6,9 +6,9 @@ import re
 
 import pytest
 from contract_addresses import NONE, READ_ONLY, TODAY
-from loading import load
-from mail_tools import address_contract
-from mail_tools.address_contract import Generation, Verb
+
+from civicrm_tools.mail import addresses, pace
+from civicrm_tools.mail.addresses import Generation, Verb
 
 CRM = {
     "name": "crm",
@@ -229,7 +229,6 @@ def test_each_providers_deliveries_ask_for_their_own_turn(postfix):
 
 def test_the_budget_is_one_variable(postfix, tmp_path):
     """The table that the pace reads holds the new figure, and nothing of Postfix's own files has changed (S14)."""
-    pace = load("roles/postfix_mailing/files/usr/local/sbin/postfix-pace")
     changed = {"postfix_mailing_providers": [GMAIL | {"budget_per_second": 0.25}, ORANGE]}
     for name, budget in (
         (postfix("etc/postfix/providers.json"), 4.5),
@@ -300,7 +299,7 @@ def test_the_contract_accepts_exactly_the_applications_addresses(postfix, addres
     assert len(lines) == 2
     accepted = bool(pattern(lines[0]).search(address))
     assert accepted is (address in TODAY)
-    found = address_contract.parse(address, localpart=CRM["localpart"], domains={CRM["mail_domain"]})
+    found = addresses.parse(address, localpart=CRM["localpart"], domains={CRM["mail_domain"]})
     emitted = found is not None and found.generation is Generation.TODAY and found.verb is not Verb.SUBSCRIBE
     assert accepted is emitted
     assert not pattern(lines[1]).search(address)

@@ -90,7 +90,8 @@ class Postfix:
 @pytest.fixture
 def mta(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Postfix:
     """One Postfix instance whose commands are on PATH; the tools' own state lies in the test's directory."""
-    from mail_tools import state
+
+    from civicrm_tools.mail import switch
 
     commands = tmp_path / "bin"
     commands.mkdir()
@@ -101,8 +102,8 @@ def mta(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Postfix:
     monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
     monkeypatch.setenv("FAKE_POSTFIX", str(made.root))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(state, "DIRECTORY", tmp_path / "state")
-    monkeypatch.setattr(state, "METRICS", tmp_path / "metrics" / "mailing.prom")
+    monkeypatch.setattr(switch, "DIRECTORY", tmp_path / "state")
+    monkeypatch.setattr(switch, "METRICS", tmp_path / "metrics" / "mailing.prom")
     (tmp_path / "metrics").mkdir()
     return made
 

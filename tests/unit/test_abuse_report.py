@@ -16,10 +16,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mail_tools import abuse_report
-from mail_tools.return_path import load_settings
+from loading import TOOLS
 from reports import HASH, arf, attached, bare_newsletter, damaged, dsn, inline, nested, newsletter, plain, verp
 from unit_return_path import delivery, program
+
+from civicrm_tools.mail import reports
+from civicrm_tools.mail.return_path import load_settings
 
 MESSAGE_ID = "20260102100000.4jW8WD6NjJzDSVp@mx.example.org"
 OPT_OUT = verp("o", queue=100)
@@ -56,7 +58,7 @@ def tool(settings_file, tmp_path, capsys):
             if not isinstance(message, Path):
                 path.write_bytes(message)
             paths.append(str(path))
-        status = abuse_report.main(["--config", str(settings_file), "--json", *options, *paths])
+        status = reports.main(["--config", str(settings_file), "--json", *options, *paths])
         return status, [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
     return _run
@@ -177,7 +179,7 @@ def test_a_crash_between_sending_and_writing_down_sends_once(tool, outbox, setti
     """The journal says that it was about to send; the mail log says whether it did."""
     program(tmp_path / "sendmail", f'cat >>{tmp_path}/mails; echo "$@" >>{outbox}; kill -9 $PPID')
     if not (pid := os.fork()):
-        abuse_report.main(["--config", str(settings_file), "--apply", str(write(tmp_path / "r.eml", SHAPES["arf"]))])
+        reports.main(["--config", str(settings_file), "--apply", str(write(tmp_path / "r.eml", SHAPES["arf"]))])
         os._exit(9)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -9
     (message_id,) = re.findall(r"^Message-ID: <(.*)>", (tmp_path / "mails").read_text(), re.M)
@@ -191,8 +193,8 @@ def test_a_crash_between_sending_and_writing_down_sends_once(tool, outbox, setti
 
 def test_a_crash_before_sending_sends_later(tool, outbox, tmp_path):
     with sqlite3.connect(tmp_path / "state.db") as state:
-        state.executescript(abuse_report.SCHEMA)
-        identity = abuse_report.identity(SHAPES["arf"])
+        state.executescript(reports.SCHEMA)
+        identity = reports.identity(SHAPES["arf"])
         state.execute("INSERT INTO sent VALUES (?, ?, 'sending', 'x', 0)", (OPT_OUT, identity))
     tool(SHAPES["arf"], options=("--apply",))
     assert sent(outbox) == [OPT_OUT]
@@ -246,8 +248,8 @@ def test_every_report_is_a_json_line_and_what_is_no_report_is_kept(tool, outbox,
 def test_the_last_message_id_wins(conf):
     """A report wraps the reported message, whose Message-ID therefore comes last."""
     text = f"Message-ID: <20260102100000.4jW8WD6NjJzDSVq@mx.example.org>\nMessage-ID: <{MESSAGE_ID}>\n"
-    report = abuse_report.examine(arf(text, kind="text/rfc822-headers"), conf)
-    abuse_report.resolve([report], conf)
+    report = reports.examine(arf(text, kind="text/rfc822-headers"), conf)
+    reports.resolve([report], conf)
     assert [person.recipient for person in report.persons] == ["ada@gmail.com"]
 
 
@@ -297,12 +299,11 @@ def test_memory_stays_flat(settings_file, tmp_path):
     """A hundred reports of 10 MB need no more memory than a few."""
     maildir = make_maildir(tmp_path, *[HARD["50 MB"][:10_000_000]] * 30)
     code = (
-        "import resource, sys; from mail_tools import abuse_report; "
-        f"status = abuse_report.main(['--config', {str(settings_file)!r}, {str(maildir)!r}]); "
+        "import resource, sys; from civicrm_tools.mail import reports; "
+        f"status = reports.main(['--config', {str(settings_file)!r}, {str(maildir)!r}]); "
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr); sys.exit(status)"
     )
-    library = Path(abuse_report.__file__).parents[1]
-    done = subprocess_run([sys.executable, "-c", code], library)
+    done = subprocess_run([sys.executable, "-c", code], TOOLS)
     assert done.returncode == 0, done.stderr
     assert int(done.stderr.splitlines()[-1]) < 300
 
@@ -328,8 +329,8 @@ def test_no_report_raises(conf, change):
         name, place, bytes_ = change
         whole = (SHAPES | QUIET)[name]
         change = whole[:place] + bytes_ + whole[place + len(bytes_) :] if place % 2 else whole[:place]
-    report = abuse_report.examine(change, conf)
-    abuse_report.resolve([report], conf)
+    report = reports.examine(change, conf)
+    reports.resolve([report], conf)
     json.dumps(report.record())
     for person in report.persons:
         assert conf.site(person.site).parse(person.opt_out)
@@ -395,7 +396,7 @@ def test_rotated_and_compressed_logs_are_searched(tool, outbox, tmp_path):
 def test_settings_that_cannot_be_used_are_told_in_one_line(tmp_path, capsys):
     (tmp_path / "x.json").write_text('{"hostname": "x"}')
     for path in ("x.json", "missing.json"):
-        assert abuse_report.main(["--config", str(tmp_path / path), "-"]) == 2
+        assert reports.main(["--config", str(tmp_path / path), "-"]) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1
         assert path in error

@@ -6,8 +6,9 @@ import pytest
 from contract_addresses import DOMAIN, HASH, NONE, READ_ONLY, TODAY
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from mail_tools import address_contract as contract
-from mail_tools.address_contract import Address, Generation, Verb
+
+from civicrm_tools.mail import addresses as contract
+from civicrm_tools.mail.addresses import Address, Generation, Verb
 
 DOMAINS = {DOMAIN, "old.example.org"}
 addresses = st.builds(

@@ -14,11 +14,14 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mail_tools import bounce_breaker, delivery_report
-from mail_tools.bounce_breaker import Limits
-from mail_tools.return_path import Folder, load_settings
+from loading import TOOLS
 from reports import attached, dsn, newsletter, plain, verp
 from unit_return_path import program
+
+from civicrm_tools.mail import breaker as tool
+from civicrm_tools.mail import delivery_report
+from civicrm_tools.mail.breaker import Limits
+from civicrm_tools.mail.return_path import Folder, load_settings
 
 BLOCKED = {"status": "5.7.1", "text": "550 5.7.1 your host is blocked"}
 
@@ -64,13 +67,13 @@ def paused(tmp_path) -> Path:
 @pytest.fixture
 def clock(monkeypatch):
     """Makes the breaker's time pass: clock(60) is a minute later."""
-    real, ahead = bounce_breaker.time, [0.0]
+    real, ahead = tool.time, [0.0]
 
     def _pass(seconds: float) -> None:
         ahead[0] += seconds
 
     shifted = SimpleNamespace(time=lambda: real.time() + ahead[0], strftime=real.strftime, gmtime=real.gmtime)
-    monkeypatch.setattr(bounce_breaker, "time", shifted)
+    monkeypatch.setattr(tool, "time", shifted)
     return _pass
 
 
@@ -79,7 +82,7 @@ def breaker(settings_file, capsys):
     """Run the command, by default one pass; returns what it prints."""
 
     def _run(*arguments: str) -> str:
-        assert bounce_breaker.main(["--config", str(settings_file), *(arguments or ("run",))]) == 0
+        assert tool.main(["--config", str(settings_file), *(arguments or ("run",))]) == 0
         return capsys.readouterr().out
 
     return _run
@@ -177,7 +180,7 @@ def test_a_storm_while_the_breaker_was_away_is_seen(breaker, box, paused):
 
 def test_what_is_held_back_holds_up_nothing_else(breaker, box, paused, monkeypatch):
     """More refusals in waiting than are judged at once."""
-    monkeypatch.setattr(bounce_breaker, "STEP", 5)
+    monkeypatch.setattr(tool, "STEP", 5)
     box.deliver(*storm(19), plain("unsubscribe", To=verp("u")))
     breaker()
     assert box.counts() == {"INBOX": 1, "Incoming": 19, "Quarantine": 0, "Quarantine.dropped": 0}
@@ -305,7 +308,7 @@ def test_mail_that_cannot_be_understood_passes(breaker, box, paused):
 
 KILLED = """
 import os, sys
-from mail_tools import bounce_breaker
+from civicrm_tools.mail import breaker
 
 step, calls = int(sys.argv[1]), 0
 real = os.rename
@@ -318,9 +321,9 @@ def rename(*arguments, **options):
     if calls == step:
         os.kill(os.getpid(), 9)
 os.rename = rename
-sys.exit(bounce_breaker.main(["--config", sys.argv[3], *sys.argv[4:]]))
+sys.exit(breaker.main(["--config", sys.argv[3], *sys.argv[4:]]))
 """
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(bounce_breaker.__file__).parents[1])}
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(TOOLS)}
 
 
 def killed_at(step: int, when: str, settings_file: Path, *arguments: str) -> int:
@@ -362,7 +365,8 @@ def test_killed_at_random_moments_nothing_is_lost(box, paused, settings_file):
     for round_ in range(6):
         box.deliver(*messages[round_ * 50 : round_ * 50 + 50])
         process = subprocess.Popen(
-            [sys.executable, "-m", "mail_tools.bounce_breaker", "--config", str(settings_file), "run"], env=ENVIRONMENT
+            [sys.executable, "-m", "civicrm_tools", "bounce-breaker", "--config", str(settings_file), "run"],
+            env=ENVIRONMENT,
         )
         try:
             process.wait(timeout=0.08 + 0.05 * round_)
@@ -370,7 +374,7 @@ def test_killed_at_random_moments_nothing_is_lost(box, paused, settings_file):
             process.kill()
             process.wait()
     done = subprocess.run(
-        [sys.executable, "-m", "mail_tools.bounce_breaker", "--config", str(settings_file), "run"],
+        [sys.executable, "-m", "civicrm_tools", "bounce-breaker", "--config", str(settings_file), "run"],
         env=ENVIRONMENT,
         timeout=60,
         check=False,
@@ -383,10 +387,10 @@ def test_killed_at_random_moments_nothing_is_lost(box, paused, settings_file):
 def test_wrong_settings_are_told_in_one_line(settings_file, capsys):
     for values in ({"mode": "off"}, {"storm_messages": "many"}, {"mode": "active", "policy_texts": ["("]}):
         change(settings_file, **values)
-        assert bounce_breaker.main(["--config", str(settings_file), "run"]) == 2
+        assert tool.main(["--config", str(settings_file), "run"]) == 2
         assert capsys.readouterr().err.count("\n") == 1
         change(settings_file, mode="active", storm_messages=20, policy_texts=[])
-    assert bounce_breaker.main(["--config", str(settings_file), "release", "nobody"]) == 2
+    assert tool.main(["--config", str(settings_file), "release", "nobody"]) == 2
     assert "known: gmail, orange, default" in capsys.readouterr().err
 
 

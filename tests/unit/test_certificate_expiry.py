@@ -15,7 +15,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from loading import load
+
+from civicrm_tools.host import certificate_expiry
 
 NOW = datetime.datetime.now(datetime.UTC)
 SMTP = (b"220 mx ESMTP\r\n", ((b"EHLO", b"250-mx\r\n250 STARTTLS\r\n"), (b"STARTTLS", b"220 go\r\n")))
@@ -27,7 +28,7 @@ IMAP = (
 
 @pytest.fixture(scope="module")
 def module():
-    return load("roles/certificates/files/usr/local/sbin/certificate-expiry")
+    return certificate_expiry
 
 
 @pytest.fixture
@@ -182,7 +183,7 @@ def test_metrics_name_each_daemon_and_one_that_is_away_has_no_days(module, pem, 
     assert float(samples[f'certificate_expiry_days{{name="crm.test",port="{port}"}}']) == pytest.approx(3, abs=0.02)
     assert f'certificate_expiry_days{{name="crm.test",port="{away}"}}' not in samples
     assert int(samples["certificate_expiry_last_run_timestamp_seconds"]) >= int(NOW.timestamp())
-    assert {name.split("{")[0] for name in samples} == set(module.METRICS)
+    assert {name.split("{")[0] for name in samples} == {family.name for family in module.families({}, 0)}
     assert output.stat().st_mode & 0o777 == 0o644
     assert sorted(path.name for path in tmp_path.glob(".*")) == []
     assert len(capsys.readouterr().out.splitlines()) == 2

@@ -39,14 +39,14 @@ def test_a_helper_leads_to_the_tests_that_import_it():
     [
         ("roles/apache", ["tests/render/test_apache.py"]),
         ("roles/bounce_mailbox", ["tests/render/test_bounce_mailbox.py"]),
-        ("roles/civicrm_ext", ["tests/unit/test_front_door_known.py", "tests/unit/test_public_paths.py"]),
-        ("roles/ipsec", ["tests/unit/test_ipsec_health.py", "tests/render/test_ipsec.py"]),
-        ("roles/mail_tools", ["tests/unit/test_mailing.py", "tests/render/test_mail_tools_metrics.py"]),
-        ("roles/postfix_mailing", ["tests/unit/test_postfix_pace.py", "tests/render/test_postfix_mailing.py"]),
+        ("roles/civicrm_ext", ["tests/render/test_civicrm_ext.py", "tests/unit/test_public_paths.py"]),
+        ("roles/ipsec", ["tests/render/test_ipsec.py"]),
+        ("roles/mail_tools", ["tests/unit/test_lnav_format.py", "tests/render/test_mail_tools_metrics.py"]),
+        ("roles/postfix_mailing", ["tests/render/test_postfix_mailing.py"]),
         ("lab/roles/lab_world", ["tests/unit/test_fake_provider.py", "tests/render/test_lab_world.py"]),
     ],
 )
-def test_a_role_leads_to_its_templates_its_programs_and_the_contract(role, tests):
+def test_a_role_leads_to_its_templates_its_files_and_the_contract(role, tests):
     """Its argument specification is read by the preflight, so that one must still pass."""
     found = chosen(f"{role}/meta/argument_specs.yml")
     assert set(found) >= {*tests, "tests/contract/test_repository.py", check.PREFLIGHT}
@@ -58,6 +58,22 @@ def test_every_test_that_loads_a_program_of_a_role_is_found(role):
     """By another way than the rule goes: the path as it stands in the test."""
     loads = {path for path, text in TESTS.items() if re.search(rf"[\"/]roles/{role}/", text)}
     assert loads <= set(chosen(f"roles/{role}/files/x"))
+
+
+@pytest.mark.parametrize(
+    ("module", "tests", "others"),
+    [
+        ("host/backup", {"unit/test_civicrm_backup"}, {"unit/test_mailing", "unit/test_civicrm_release"}),
+        # Through other modules, too.
+        ("mail/addresses", {"unit/test_mailbox_watch", "render/test_postfix_mailing"}, {"unit/test_civicrm_backup"}),
+        ("donations/resp", {"unit/test_donation_worker"}, {"unit/test_donation_switch_metrics"}),
+        ("__init__", {"unit/test_civicrm_backup", "unit/test_mailing"}, {"unit/test_dns"}),
+    ],
+)
+def test_a_host_tool_leads_to_the_tests_that_import_it(module, tests, others):
+    found = set(chosen(f"tools/src/civicrm_tools/{module}.py"))
+    assert found >= {"tests/contract/test_repository.py", *(f"tests/{test}.py" for test in tests)}
+    assert not found & {f"tests/{test}.py" for test in others}
 
 
 @pytest.mark.parametrize(

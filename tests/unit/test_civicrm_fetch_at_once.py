@@ -5,7 +5,8 @@ from __future__ import annotations
 import subprocess
 
 import pytest
-from loading import load
+
+from civicrm_tools.site import fetch_at_once
 
 UNIT = "civicrm-crm-fetch-bounces.service"
 
@@ -75,7 +76,7 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path, monkeypatch):
-    return Site(load("roles/civicrm_int/files/usr/local/sbin/civicrm-fetch-at-once"), tmp_path / "Maildir", monkeypatch)
+    return Site(fetch_at_once, tmp_path / "Maildir", monkeypatch)
 
 
 def test_one_mail_is_one_run(site):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from loading import load
+
+from civicrm_tools.site import job_metrics as module
 
 LABELS = 'site="crm",job_name="fetch_bounces"'
 UNIT = "civicrm-crm-fetch-bounces"
@@ -12,7 +13,6 @@ UNIT = "civicrm-crm-fetch-bounces"
 @pytest.fixture
 def job(tmp_path, monkeypatch):
     """A function (event, at, result="success") that records it and returns the samples by name."""
-    module = load("roles/civicrm_int/files/usr/local/sbin/civicrm-job-metrics")
     monkeypatch.setattr(module, "DIRECTORY", tmp_path)
 
     def _job(event: str, at: float, result: str = "success") -> dict[str, float]:

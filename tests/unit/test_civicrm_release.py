@@ -1,5 +1,6 @@
 """Releases of a site: served completely or not at all, and back again (P16)."""
 
+import fcntl
 import hashlib
 import io
 import json
@@ -8,14 +9,14 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from loading import load
 
-tool = load("roles/site_release/files/usr/local/sbin/civicrm-release")
+from civicrm_tools.site import release as tool
 
 # A database that is a file: schema and dump read it, upgrade and restore write it.
 FAKES = {
     "mariadb-dump": '#!/bin/sh\ncat "$FAKE_DB"\necho "-- Dump completed"\n',
-    "mariadb": '#!/bin/sh\n[ "$1" = -e ] && exit 0\ngrep -v "^-- Dump" >"$FAKE_DB"\n',
+    "mariadb": '#!/bin/sh\ncase $1 in --batch) echo "utf8mb4 utf8mb4_unicode_ci"; exit;; esac\n'
+    '[ "$1" ] || exec cat >/dev/null\ngrep -v "^-- Dump" >"$FAKE_DB"\n',
     "systemctl": '#!/bin/sh\necho "$@" >>"$FAKE_LOG"\n[ "$1" = is-active ] || exit 0\nshift\n'
     'for unit; do case $unit in *.timer) echo active;; *) echo "${FAKE_SERVICE:-inactive}";; esac; done\n',
 }
@@ -282,7 +283,7 @@ def test_an_upgrade_that_fails_again_and_again_does_not_fill_the_disk(upgrading,
 def test_two_at_once_are_refused(place, capsys):
     (place.base / ".lock").touch()
     with (place.base / ".lock").open() as other:
-        tool.fcntl.flock(other, tool.fcntl.LOCK_EX)
+        fcntl.flock(other, fcntl.LOCK_EX)
         assert place.deploy("one") == 1
     assert "another civicrm-release" in capsys.readouterr().err
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import smtplib
 
 import pytest
-from loading import load
 
-tool = load("roles/postfix_mailing/files/usr/local/libexec/divert-submission")
+from civicrm_tools.mail import diversion as tool
+
 POLICY = tool.Policy(
     hostname="int.example.org",
     users={"2001": "crm", "2002": "staging-crm", "2003": "test-crm"},

@@ -7,10 +7,12 @@ import os
 from pathlib import Path
 
 import pytest
-from loading import ROOT, load
+from loading import ROOT
 
-switch = load("roles/donation_intake/files/usr/local/sbin/donation-switch")
-metrics = load("roles/donation_intake/files/usr/local/sbin/donation-intake-metrics")
+from civicrm_tools.core.metrics import exposition
+from civicrm_tools.donations import intake_metrics as metrics
+from civicrm_tools.donations import switch
+
 NOW = 1_795_176_600
 
 
@@ -23,8 +25,8 @@ def site(tmp_path: Path) -> Path:
 
 
 def numbers(site: Path) -> dict[str, str]:
-    text = metrics.lines("donate-api", site / "etc", site / "var", NOW)
-    return dict(line.rsplit(" ", 1) for line in text if not line.startswith("#"))
+    text = exposition(metrics.families("donate-api", site / "etc", site / "var", NOW))
+    return dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
 
 
 def test_the_switch_turns_and_says_so(site, capsys):
@@ -97,6 +99,7 @@ def test_the_codes_of_refusals_are_those_of_the_application():
 def test_the_file_is_written_whole_and_readable(site, monkeypatch):
     monkeypatch.setattr(metrics, "CONFIG", site / "etc")
     monkeypatch.setattr(metrics, "STATE", site / "var")
+    (site / "metrics").mkdir()
     assert metrics.main(["donate-api", str(site / "metrics")]) == 0
     (path,) = (site / "metrics").iterdir()
     assert path.name == "donation_intake_donate-api.prom"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
 import pwd
@@ -17,9 +16,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from loading import ROOT, load
+from loading import ROOT, TOOLS, load
 
-LIBRARY = ROOT / "roles/donation_worker/files/usr/local/lib/donation-worker"
+from civicrm_tools.donations import campaigns, civicrm, config, jobs, queue_tool, resp
+from civicrm_tools.donations import worker as worker_
+
 FAKES = ROOT / "tests/unit/fakes/donations"
 QUEUE = "donations:donate-api"
 INFLIGHT, DELAYED, DEAD, STATS = (f"{QUEUE}:{part}" for part in ("inflight:main", "delayed", "dead", "stats"))
@@ -30,7 +31,7 @@ import sys
 sys.dont_write_bytecode = True
 sys.path.insert(0, {library!r})
 from pathlib import Path
-from donation_worker import config, worker
+from civicrm_tools.donations import config, worker
 config.FOLDER = Path({folder!r})
 worker.WAIT_SECONDS = 0.1
 worker.PAUSE_MAX_SECONDS = 0.1
@@ -39,14 +40,11 @@ sys.exit(worker.main(["donate-api"]))
 
 
 @pytest.fixture(scope="module")
-def library() -> Iterator[SimpleNamespace]:
+def library() -> SimpleNamespace:
     """The worker's modules."""
-    sys.path.insert(0, str(LIBRARY))
-    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    names = ("campaigns", "civicrm", "config", "jobs", "queue_tool", "resp", "worker")
-    yield SimpleNamespace(**{name: importlib.import_module(f"donation_worker.{name}") for name in names})
-    sys.dont_write_bytecode = writes
-    sys.path.remove(str(LIBRARY))
+    return SimpleNamespace(
+        campaigns=campaigns, civicrm=civicrm, config=config, jobs=jobs, queue_tool=queue_tool, resp=resp, worker=worker_
+    )
 
 
 @pytest.fixture
@@ -90,7 +88,7 @@ def worker(tmp_path: Path, settings: dict) -> Iterator[Callable[..., subprocess.
     def start(**changes) -> subprocess.Popen:
         account = pwd.getpwuid(os.getuid()).pw_name
         (tmp_path / "donate-api.json").write_text(json.dumps(settings | {"user": account} | changes))
-        script = RUN.format(library=str(LIBRARY), folder=str(tmp_path))
+        script = RUN.format(library=str(TOOLS), folder=str(tmp_path))
         with (tmp_path / "worker.log").open("a") as log:
             command = [sys.executable, "-c", script]
             running.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
@@ -436,6 +434,7 @@ def test_dead_letters_are_listed_retried_and_dropped_by_id(redis, tool, capsys):
 
 
 def test_a_queue_that_is_away_has_a_metric_too(tmp_path, redis, tool):
+    (tmp_path / "metrics").mkdir()
     assert tool(["metrics", str(tmp_path / "metrics/donation_worker.prom")]) == 0
     text = (tmp_path / "metrics/donation_worker.prom").read_text()
     assert 'donation_queue_up{queue="donate-api"} 1\n' in text

@@ -144,6 +144,48 @@ def test_the_set_is_checked_as_a_whole(tmp_path):
     assert (etc / "a").read_text() == f"include {etc}/b\n"
 
 
+def test_of_a_tree_that_a_set_owns_nothing_stale_is_left(tmp_path):
+    """Another version's files, their bytecode and the directories around them; what is wanted stays."""
+    tools = tmp_path / "etc" / "tools"
+    owns = [{"pattern": f"{tools}/**", "strangers": "remove"}]
+    apply(file(tools / "a/x.py"), file(tools / "b/c/y.py"), owns=owns)
+    (tools / "b" / "c" / "__pycache__").mkdir()
+    (tools / "b" / "c" / "__pycache__" / "y.cpython-311.pyc").write_text("x")
+    apply(file(tools / "a/new.py"), owns=owns)
+    assert sorted(tree(tmp_path / "etc")) == ["tools", "tools/a", "tools/a/new.py"]
+    assert apply(file(tools / "a/new.py"), owns=owns).paths == []
+    apply(owns=owns)
+    assert tree(tmp_path / "etc") == {}
+
+
+def test_a_directory_with_a_hidden_file_stays(tmp_path):
+    """An editor's own file, say: it is neither removed nor looked at again and again."""
+    tools = tmp_path / "etc" / "tools"
+    owns = [{"pattern": f"{tools}/**", "strangers": "remove"}]
+    apply(file(tools / "x.py"), owns=owns)
+    (tools / ".x.py.swp").write_text("")
+    apply(owns=owns)
+    assert sorted(tree(tmp_path / "etc")) == ["tools", "tools/.x.py.swp"]
+    assert apply(owns=owns).paths == []
+
+
+def test_a_program_becomes_a_link_and_its_library_goes(tmp_path):
+    """Hosts of the build before have real programs and libraries of their own where links lead to one tree now."""
+    sbin, lib = tmp_path / "etc" / "sbin", tmp_path / "etc" / "lib"
+    before = [file(sbin / "mailing", mode="0755"), file(lib / "mail-tools/mail_tools/mailing.py")]
+    apply(*before, owns=[{"pattern": f"{lib}/mail-tools/mail_tools/*.py", "strangers": "remove"}])
+    (lib / "mail-tools/mail_tools/__pycache__").mkdir()
+    (lib / "mail-tools/mail_tools/__pycache__/mailing.cpython-313.pyc").write_text("x")
+    tools = file(lib / "civicrm-tools/bin/civicrm-tools", mode="0755")
+    apply(tools, name="host_tools", owns=[{"pattern": f"{lib}/civicrm-tools/**", "strangers": "remove"}])
+    link = {**file(sbin / "mailing"), "kind": "link", "target": "../lib/civicrm-tools/bin/civicrm-tools"}
+    owns = [{"pattern": f"{lib}/mail-tools/**", "strangers": "remove"}]
+    apply(link, owns=owns)
+    assert (sbin / "mailing").resolve() == lib / "civicrm-tools/bin/civicrm-tools"
+    assert [path.name for path in lib.iterdir()] == ["civicrm-tools"]
+    assert apply(link, owns=owns).paths == []
+
+
 def test_what_an_earlier_run_wrote_is_removed_and_a_strangers_file_is_named(tmp_path):
     """A set owns a pattern; it never deletes what it did not write."""
     etc, owns = tmp_path / "etc", [{"pattern": str(tmp_path / "etc/*.conf")}]

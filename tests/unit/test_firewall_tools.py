@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 
 import pytest
-from loading import load
+
+from civicrm_tools.core.metrics import exposition
+from civicrm_tools.host import firewall_apply, firewall_drops
 
 
 @pytest.fixture(scope="module")
 def tools():
-    # No __pycache__ among the files that the role installs.
-    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    loaded = [load(f"roles/firewall/files/usr/local/sbin/{name}") for name in ("firewall-apply", "firewall-drops")]
-    sys.dont_write_bytecode = writes
-    return loaded
+    return [firewall_apply, firewall_drops]
 
 
 TABLE = "inet civicrm_firewall"
@@ -62,7 +59,7 @@ def host(tools, tmp_path, monkeypatch):
     apply.kernel, apply.conf = kernel, tmp_path / "nftables.conf"
     for name, text in (("old", OLD), ("new", NEW), ("newer", NEWER)):
         (tmp_path / name).write_text(text)
-    apply.files = tmp_path
+    apply.rulesets = tmp_path
     apply.conf.write_text(OLD)
     kernel.rules = OLD
     apply.record(OLD)
@@ -70,7 +67,7 @@ def host(tools, tmp_path, monkeypatch):
 
 
 def test_what_is_loaded_and_confirmed_is_not_loaded_again(host):
-    assert host.apply(host.files / "old", 60) == "unchanged"
+    assert host.apply(host.rulesets / "old", 60) == "unchanged"
     assert host.kernel.timer == 0
 
 
@@ -78,33 +75,33 @@ def test_rules_changed_by_hand_are_brought_back(host):
     """The file alone does not tell what the kernel holds."""
     host.kernel.rules = OLD + "# and a door that somebody opened"
     assert host.status() == "changed"
-    assert host.apply(host.files / "old", 60).startswith("applied")
+    assert host.apply(host.rulesets / "old", 60).startswith("applied")
     assert (host.kernel.rules, host.kernel.timer) == (OLD, 60)
 
 
 def test_a_ruleset_on_trial_does_not_come_up_at_a_boot(host):
-    host.apply(host.files / "new", 60)
+    host.apply(host.rulesets / "new", 60)
     assert (host.kernel.rules, host.kernel.timer, host.status()) == (NEW, 60, "pending")
     assert host.conf.read_text() == OLD
     assert host.confirm() == "confirmed"
     assert (host.conf.read_text(), host.kernel.timer, host.status()) == (NEW, 0, "confirmed")
-    assert host.apply(host.files / "new", 60) == "unchanged"
+    assert host.apply(host.rulesets / "new", 60) == "unchanged"
 
 
 def test_without_confirmation_the_rules_before_come_back(host):
-    host.apply(host.files / "new", 60)
+    host.apply(host.rulesets / "new", 60)
     host.rollback()
     assert (host.kernel.rules, host.conf.read_text(), host.status()) == (OLD, OLD, "confirmed")
     with pytest.raises(host.FirewallError, match="nothing to confirm"):
         host.confirm()
     # The next converge tries again.
-    assert host.apply(host.files / "new", 60).startswith("applied")
+    assert host.apply(host.rulesets / "new", 60).startswith("applied")
 
 
 def test_a_second_trial_goes_back_to_the_confirmed_rules(host):
     """Not to the first trial, which may be what locks out."""
-    host.apply(host.files / "new", 60)
-    host.apply(host.files / "newer", 60)
+    host.apply(host.rulesets / "new", 60)
+    host.apply(host.rulesets / "newer", 60)
     host.rollback()
     assert host.kernel.rules == OLD
 
@@ -112,7 +109,7 @@ def test_a_second_trial_goes_back_to_the_confirmed_rules(host):
 def test_the_first_ruleset_of_a_host_goes_back_to_none(host):
     host.kernel.rules = ""
     host.conf.write_text("flush ruleset\n")
-    host.apply(host.files / "new", 60)
+    host.apply(host.rulesets / "new", 60)
     host.rollback()
     assert host.kernel.rules == ""
     assert host.conf.read_text() == "flush ruleset\n"
@@ -121,7 +118,7 @@ def test_the_first_ruleset_of_a_host_goes_back_to_none(host):
 def test_what_nft_refuses_changes_nothing(host):
     host.kernel.refuses = "# new\n"
     with pytest.raises(host.FirewallError):
-        host.apply(host.files / "new", 60)
+        host.apply(host.rulesets / "new", 60)
     assert (host.kernel.rules, host.kernel.timer, host.status()) == (OLD, 0, "confirmed")
 
 
@@ -131,13 +128,13 @@ def test_without_a_timer_nothing_is_loaded(host, monkeypatch):
 
     monkeypatch.setattr(host, "arm", broken)
     with pytest.raises(host.FirewallError, match="no systemd"):
-        host.apply(host.files / "new", 60)
+        host.apply(host.rulesets / "new", 60)
     assert (host.kernel.rules, host.status()) == (OLD, "confirmed")
 
 
 def test_if_the_rules_before_cannot_be_loaded_the_boots_file_is(host):
     host.kernel.rules = OLD + "# by hand"
-    host.apply(host.files / "new", 60)
+    host.apply(host.rulesets / "new", 60)
     host.kernel.refuses = "# by hand"
     host.rollback()
     assert host.kernel.rules == OLD
@@ -148,22 +145,22 @@ NAMES = f"define uid_root = 4294967294\ndefine uid_nobody-here = 4294967294\n{NE
 
 def test_the_uids_of_this_host_are_entered(host):
     """The file that the boot loads names no user: a name that is gone would keep all rules from being loaded."""
-    (host.files / "names").write_text(NAMES)
-    host.apply(host.files / "names", 60, "skip")
+    (host.rulesets / "names").write_text(NAMES)
+    host.apply(host.rulesets / "names", 60, "skip")
     assert host.kernel.rules == NAMES.replace("4294967294", "0", 1)
     host.confirm()
     # The same candidate, and a copy of what was made of it.
     for name in ("names", "copy"):
-        (host.files / "copy").write_text(host.conf.read_text())
-        assert host.apply(host.files / name, 60, "skip") == "unchanged"
+        (host.rulesets / "copy").write_text(host.conf.read_text())
+        assert host.apply(host.rulesets / name, 60, "skip") == "unchanged"
 
 
 def test_a_user_whom_the_host_lacks_is_named_and_nothing_is_loaded(host):
-    (host.files / "names").write_text(NAMES)
+    (host.rulesets / "names").write_text(NAMES)
     with pytest.raises(
         host.UnknownUserError, match=r"^this host has no user nobody-here: correct the name, or install"
     ):
-        host.apply(host.files / "names", 60)
+        host.apply(host.rulesets / "names", 60)
     assert (host.kernel.rules, host.kernel.timer, host.status()) == (OLD, 0, "confirmed")
 
 
@@ -177,11 +174,11 @@ def test_the_unit_of_the_boot_is_started_and_never_stopped(host, monkeypatch, ca
         return subprocess.CompletedProcess(command, 0 if runs or command[1] != "is-active" else 3, "", "")
 
     monkeypatch.setattr(host.subprocess, "run", systemctl)
-    assert host.main(["apply", str(host.files / "old")]) == 0
+    assert host.main(["apply", str(host.rulesets / "old")]) == 0
     assert capsys.readouterr().out == f"{said}\n"
     assert calls == (["is-active"] if runs else ["is-active", "start"])
     calls.clear()
-    assert host.main(["apply", str(host.files / "new")]) == 0
+    assert host.main(["apply", str(host.rulesets / "new")]) == 0
     assert calls == []
 
 
@@ -208,7 +205,7 @@ def test_refused_packets_are_counted_by_user(tools):
     counters = {"in_invalid": 1, "in_unlisted": 2, "out_invalid": 0, "out_unlisted": 9}
     listing = {"nftables": [{"counter": {"name": name, "packets": n}} for name, n in counters.items()]}
     listing["nftables"].append({"set": {"name": "refused_users", "elem": elements}})
-    text = tools[1].prometheus(tools[1].drops(listing))
+    text = exposition([tools[1].family(tools[1].drops(listing))])
     assert text.splitlines()[1:] == [
         "# TYPE firewall_drops_total counter",
         'firewall_drops_total{direction="in",reason="invalid",user=""} 1',
@@ -220,9 +217,14 @@ def test_refused_packets_are_counted_by_user(tools):
     ]
 
 
-def test_the_exported_file_is_replaced_in_one_step_and_readable(tools, tmp_path):
-    folder = tmp_path / "node-exporter"
+def test_the_exported_file_is_replaced_in_one_step_and_readable(tools, tmp_path, monkeypatch):
+    counters = ("in_invalid", "in_unlisted", "out_invalid", "out_unlisted")
+    listing = json.dumps({"nftables": [{"counter": {"name": name, "packets": 1}} for name in counters]})
+    monkeypatch.setattr(tools[1].subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, listing, ""))
     for _ in range(2):
-        tools[1].write(folder / "firewall.prom", "x 1\n")
-    assert [p.name for p in folder.iterdir()] == ["firewall.prom"]
-    assert (folder / "firewall.prom").stat().st_mode & 0o777 == 0o644
+        assert tools[1].main(["--output", str(tmp_path / "firewall.prom")]) == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["firewall.prom"]
+    assert (tmp_path / "firewall.prom").stat().st_mode & 0o777 == 0o644
+    assert (
+        'firewall_drops_total{direction="in",reason="invalid",user=""} 1\n' in (tmp_path / "firewall.prom").read_text()
+    )

@@ -5,9 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from loading import load
 
-tool = load("roles/civicrm_ext/files/usr/local/sbin/front-door-known")
+from civicrm_tools.site import front_door_known as tool
 
 NOW = datetime.now(UTC)
 

@@ -6,12 +6,13 @@ import datetime
 import json
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 from loading import load
+
+from civicrm_tools.host import ipsec_health
 
 SA = (
     "list-sa event {b {uniqueid=7 version=2 state=%s local-id=a.example.org remote-id=b.example.org established=5 "
@@ -25,12 +26,7 @@ COUNTERS = {"nftables": [{"metainfo": {}}, {"counter": {"name": "out_inner_sourc
 
 @pytest.fixture(scope="module")
 def module():
-    # No __pycache__ among the files that the role installs.
-    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        return load("roles/ipsec/files/usr/local/sbin/ipsec-health")
-    finally:
-        sys.dont_write_bytecode = writes
+    return ipsec_health
 
 
 class Host:

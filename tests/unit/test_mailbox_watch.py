@@ -11,10 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-from mail_tools import mailbox_watch
-from mail_tools.return_path import Folder
+from loading import TOOLS
 from reports import attached, dsn, newsletter, plain, verp
 from unit_return_path import program
+
+from civicrm_tools.mail import watch as tool
+from civicrm_tools.mail.return_path import Folder
 
 INCOMING, IGNORED, POISON = "Incoming", "CiviMail.ignored", "Poison"
 
@@ -56,7 +58,7 @@ def watch(settings_file, tmp_path, capsys):
     """Run the command; returns what it prints, or the metrics after "run"."""
 
     def _run(*arguments: str):
-        assert mailbox_watch.main(["--config", str(settings_file), *(arguments or ("run",))]) == 0
+        assert tool.main(["--config", str(settings_file), *(arguments or ("run",))]) == 0
         said = capsys.readouterr().out
         if arguments:
             return said
@@ -130,7 +132,7 @@ def test_a_replayed_message_has_a_name_that_dovecot_never_saw(watch, box):
 
 KILLED = """
 import os, sys
-from mail_tools import mailbox_watch
+from civicrm_tools.mail import watch
 
 real = os.rename
 def rename(*arguments, **options):
@@ -138,7 +140,7 @@ def rename(*arguments, **options):
         real(*arguments, **options)
     os.kill(os.getpid(), 9)
 os.rename = rename
-mailbox_watch.main(["--config", sys.argv[2], "replay-ignored", "crm"])
+watch.main(["--config", sys.argv[2], "replay-ignored", "crm"])
 """
 
 
@@ -146,7 +148,7 @@ mailbox_watch.main(["--config", sys.argv[2], "replay-ignored", "crm"])
 def test_killed_while_it_replays_each_bounce_goes_back_once(watch, box, settings_file, when):
     bounces = sorted(dsn(f"p{n}@gmail.com", queue=n + 1) for n in range(4))
     box.put(IGNORED, *bounces)
-    environment = os.environ | {"PYTHONPATH": str(Path(mailbox_watch.__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(TOOLS)}
     for _ in range(2):
         argv = [sys.executable, "-c", KILLED, when, str(settings_file)]
         assert subprocess.run(argv, env=environment, timeout=60, check=False).returncode == -signal.SIGKILL
@@ -171,7 +173,7 @@ def job(tmp_path, monkeypatch):
         end = f"@{int(last[0] + 5)}" if ended else ""
         (tmp_path / "times").write_text(f"ExecMainStartTimestamp=@{int(last[0])}\nExecMainExitTimestamp={end}\n")
         # The watch looks a minute later.
-        monkeypatch.setattr(mailbox_watch.time, "time", lambda: last[0] + 60)
+        monkeypatch.setattr(tool.time, "time", lambda: last[0] + 60)
 
     return _run
 
@@ -240,7 +242,7 @@ def test_only_runs_that_ended_count(watch, box, job):
 
 
 def test_wrong_words_are_told_in_one_line(settings_file, capsys):
-    assert mailbox_watch.main(["--config", str(settings_file), "replay-ignored", "nobody"]) == 2
+    assert tool.main(["--config", str(settings_file), "replay-ignored", "nobody"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "known: crm, staging-crm" in error

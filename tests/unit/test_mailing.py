@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from mail_tools import postfix, state
-from mail_tools.mailing import main
+
+from civicrm_tools.mail import postfix, switch
+from civicrm_tools.mail.mailing import main
 
 RECEIPT = "shop@crm.test"
 
@@ -27,7 +28,7 @@ def mailing(run):
 
 
 def metrics() -> dict[str, int]:
-    lines = state.METRICS.read_text().splitlines()
+    lines = switch.METRICS.read_text().splitlines()
     return {line.split()[0]: int(line.split()[1]) for line in lines if not line.startswith("#")}
 
 
@@ -50,7 +51,7 @@ def test_panic_stops_what_is_new_before_it_clears_the_queue(mta, mailing, monkey
     seen = []
     real = postfix.hold_all
     monkeypatch.setattr(
-        postfix, "hold_all", lambda w, q: seen.append((state.path("panic").exists(), set(mta.switch()))) or real(w, q)
+        postfix, "hold_all", lambda w, q: seen.append((switch.path("panic").exists(), set(mta.switch()))) or real(w, q)
     )
     assert mailing("panic")[0] == 0
     assert seen
@@ -135,7 +136,7 @@ def test_resume_puts_back_only_what_panic_held(mta, mailing):
     assert status == 0
     assert {i for _, i in mta.delivered()} == {held, came}
     assert mta.queue("hold") == {before}
-    assert state.read("panic") is None
+    assert switch.read("panic") is None
     assert mta.switch() == {}
     assert metrics()["mailing_panic"] == 0
     assert metrics()["mailing_enabled"] == 1
@@ -148,7 +149,7 @@ def test_a_second_panic_remembers_the_first(mta, mailing):
     held = mta.put("4jWDX2GX7zLW0x", "active")
     mailing("panic")
     mailing("panic", "--reason", "still")
-    assert state.read("panic").kept == {"postfix": [before]}
+    assert switch.read("panic").kept == {"postfix": [before]}
     mailing("resume")
     assert [i for _, i in mta.delivered()] == [held]
     assert mta.queue("hold") == {before}
@@ -172,14 +173,14 @@ def test_resume_is_a_trickle_and_goes_on_where_it_was_interrupted(mta, mailing, 
     assert mta.queue("hold") == set(ids[2:])
     assert "2 messages every 60 s" in said
     assert said.splitlines()[-1].endswith("`mailing resume` goes on: 2 messages released, 3 messages on hold")
-    assert state.path("panic").exists(), "the jobs stay off"
+    assert switch.path("panic").exists(), "the jobs stay off"
     assert mta.switch() == {}
     monkeypatch.setattr(postfix, "release", real)
     again = mta.put("4jWDX0GX7zLW0x", "hold")
     assert mailing("resume", "--at-once")[0] == 0
     assert [i for _, i in mta.delivered()] == ids
     assert mta.queue("hold") == {again}, "an operator's own, from after the first resume began"
-    assert not state.path("panic").exists()
+    assert not switch.path("panic").exists()
 
 
 def test_a_panic_ends_a_resume(mta, mailing, monkeypatch):
@@ -190,8 +191,8 @@ def test_a_panic_ends_a_resume(mta, mailing, monkeypatch):
     def release(where, chosen, requeue):
         done = real(where, chosen, requeue)
         time.sleep(0.01)
-        before = state.read("panic")
-        state.write("panic", state.State(time.time(), "bob", "", before.kept))
+        before = switch.read("panic")
+        switch.write("panic", switch.State(time.time(), "bob", "", before.kept))
         return done
 
     monkeypatch.setattr(postfix, "release", release)
@@ -199,7 +200,7 @@ def test_a_panic_ends_a_resume(mta, mailing, monkeypatch):
     assert status == 4
     assert "bob has called a panic" in said
     assert len(mta.queue("hold") & ids) == 2
-    assert state.read("panic").left is None, "it holds in full"
+    assert switch.read("panic").left is None, "it holds in full"
 
 
 def test_off_holds_mailings_and_lets_receipts_go(mta, mailing):
@@ -284,27 +285,28 @@ def test_panic_works_while_postfix_is_down(mta, mailing):
     status, _, error = mailing("resume")
     assert (status, error) == (1, "mailing: postfix is not running: systemctl start postfix\n")
     assert mta.queue("hold") == {held}
-    assert state.path("panic").exists()
+    assert switch.path("panic").exists()
 
 
 def test_a_damaged_state_still_stops_mailings_and_panic_still_works(mta, mailing):
     """Half a file after a power cut: nobody's mail leaves by mistake."""
     mine = mta.put("4jWDX1GX7zLW0x", "hold")
-    state.DIRECTORY.mkdir()
-    state.path("panic").write_text("{")
+    switch.DIRECTORY.mkdir()
+    switch.path("panic").write_text("{")
     status, _, error = mailing("resume")
     assert status == 1
     assert "damaged" in error
     assert mailing("panic")[0] == 0
-    assert state.read("panic").kept == {"postfix": [mine]}
+    assert switch.read("panic").kept == {"postfix": [mine]}
 
 
 def test_two_resumes_do_not_double_the_pace(mta, mailing):
     mta.put("4jWDX1GX7zLW0x", "active")
     mailing("panic")
-    with state.alone():
+    with switch.alone():
         status, _, error = mailing("resume")
-    assert (status, error) == (1, "mailing: another `mailing on` or `mailing resume` is running\n")
+    busy = f"another `mailing on` or `mailing resume` is running (process {os.getpid()})"
+    assert (status, error) == (1, f"mailing: {busy}\n")
     assert len(mta.queue("hold")) == 1
 
 
@@ -357,7 +359,7 @@ def test_the_timer_writes_the_metrics_whole(mta, mailing, tmp_path):
 
 
 def test_without_node_exporter_a_panic_does_not_fail(mta, mailing):
-    state.METRICS.parent.rmdir()
+    switch.METRICS.parent.rmdir()
     assert mailing("panic")[0] == 0
 
 
@@ -365,7 +367,7 @@ def test_without_node_exporter_a_panic_does_not_fail(mta, mailing):
 def test_only_root_may(mta, mailing, monkeypatch, arguments):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert mailing(*arguments)[::2] == (1, "mailing: only root may do this: use sudo\n")
-    assert not state.DIRECTORY.exists()
+    assert not switch.DIRECTORY.exists()
 
 
 @pytest.mark.parametrize(

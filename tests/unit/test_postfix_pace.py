@@ -11,14 +11,15 @@ from types import ModuleType
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from loading import load
+
+from civicrm_tools.mail import pace
 
 ANGRY = "host mx.gmail.test[192.0.2.23] said: 421 4.7.28 Our system has detected an unusual rate (in reply to RCPT TO)"
 
 
 @pytest.fixture(scope="session")
 def tool() -> ModuleType:
-    return load("roles/postfix_mailing/files/usr/local/sbin/postfix-pace")
+    return pace
 
 
 @pytest.fixture

@@ -13,11 +13,12 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mail_tools import hosted_domains, postfix, provider_table
-from mail_tools.command import Failure
-from mail_tools.hosted_domains import Domains, Known, LookupFailed
-from mail_tools.postfix_providers import main
-from mail_tools.provider_table import domain_of
+
+from civicrm_tools.core.command import Failure
+from civicrm_tools.mail import hosted, postfix, providers
+from civicrm_tools.mail.forecast import main
+from civicrm_tools.mail.hosted import Domains, Known, LookupFailed
+from civicrm_tools.mail.providers import domain_of
 
 TABLE = {
     "providers": [
@@ -45,7 +46,7 @@ SERVERS = {
 
 @pytest.fixture
 def table_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(provider_table, "paces", lambda: {"gmail": 2.5, "orange": 0.2})
+    monkeypatch.setattr(providers, "paces", lambda: {"gmail": 2.5, "orange": 0.2})
     path = tmp_path / "providers.json"
     path.write_text(
         json.dumps(TABLE | {"mail_log": str(tmp_path / "mail.log"), "textfile_directory": str(tmp_path / "textfiles")})
@@ -54,8 +55,8 @@ def table_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def table(table_file: Path) -> provider_table.Table:
-    return provider_table.load(table_file)
+def table(table_file: Path) -> providers.Table:
+    return providers.load(table_file)
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def resolve(domain: str) -> list[str]:
 
 def test_a_domain_belongs_to_the_provider_whose_server_takes_its_mail(table):
     found = Domains()
-    assert hosted_domains.learn(found, [*SERVERS, "gmail.test", "crm.test", ""], table, resolve, 1e6) == (4, 0)
+    assert hosted.learn(found, [*SERVERS, "gmail.test", "crm.test", ""], table, resolve, 1e6) == (4, 0)
     assert found.hosted(table) == {"hosted.test": "gmail"}
     assert set(found.domains) == set(SERVERS)
 
@@ -87,31 +88,31 @@ def test_an_answer_holds_for_a_day_and_outlives_failed_look_ups(table):
         asked.append(domain)
         raise LookupFailed(domain)
 
-    hosted_domains.learn(found, ["hosted.test"], table, resolve, 1e6)
-    hosted_domains.learn(found, ["hosted.test"], table, failing, 1e6 + 86_399)
+    hosted.learn(found, ["hosted.test"], table, resolve, 1e6)
+    hosted.learn(found, ["hosted.test"], table, failing, 1e6 + 86_399)
     assert asked == []
-    assert hosted_domains.learn(found, ["hosted.test"], table, failing, 1e6 + 86_400) == (1, 1)
+    assert hosted.learn(found, ["hosted.test"], table, failing, 1e6 + 86_400) == (1, 1)
     assert found.hosted(table) == {"hosted.test": "gmail"}
     # It is asked again soon, but not at each run.
-    hosted_domains.learn(found, ["hosted.test"], table, failing, 1e6 + 86_400 + 899)
+    hosted.learn(found, ["hosted.test"], table, failing, 1e6 + 86_400 + 899)
     assert len(asked) == 1
-    hosted_domains.learn(found, ["hosted.test"], table, failing, 1e6 + 86_400 + 900)
+    hosted.learn(found, ["hosted.test"], table, failing, 1e6 + 86_400 + 900)
     assert len(asked) == 2
 
 
 def test_a_domain_that_moves_away_leaves_the_budget(table):
     found = Domains()
-    hosted_domains.learn(found, ["hosted.test"], table, resolve, 1e6)
-    hosted_domains.learn(found, ["hosted.test"], table, lambda _: ["mx.elsewhere.test"], 1e6 + 86_400)
+    hosted.learn(found, ["hosted.test"], table, resolve, 1e6)
+    hosted.learn(found, ["hosted.test"], table, lambda _: ["mx.elsewhere.test"], 1e6 + 86_400)
     assert found.hosted(table) == {}
 
 
 def test_what_is_kept_and_asked_is_bounded(table, monkeypatch):
-    monkeypatch.setattr(hosted_domains, "KNOWN", 30)
-    monkeypatch.setattr(hosted_domains, "LOOKUPS", 10)
+    monkeypatch.setattr(hosted, "KNOWN", 30)
+    monkeypatch.setattr(hosted, "LOOKUPS", 10)
     found = Domains()
-    hosted_domains.learn(found, [f"old{n}.test" for n in range(25)], table, lambda _: [], 1e6)
-    asked, _ = hosted_domains.learn(found, [f"new{n}.test" for n in range(20)], table, lambda _: ["mx.test"], 2e6)
+    hosted.learn(found, [f"old{n}.test" for n in range(25)], table, lambda _: [], 1e6)
+    asked, _ = hosted.learn(found, [f"new{n}.test" for n in range(20)], table, lambda _: ["mx.test"], 2e6)
     assert asked == 10
     assert len(found.domains) == 30
     assert {f"new{n}.test" for n in range(20)} < set(found.domains)
@@ -123,34 +124,34 @@ def test_the_log_is_read_once_across_its_rotation(table, tmp_path):
     def line(domain: str) -> str:
         return f"2026-11-20T08:33:45+00:00 int postfix/smtp[1]: 4jW8WD6NjJzDSVp: to=<a@{domain}>, status=sent (ok)\n"
 
-    assert list(hosted_domains.in_log(log, found)) == []
+    assert list(hosted.in_log(log, found)) == []
     log.write_text(line("a.test") + line("a.test") + line("B.Test"))
-    assert sorted(hosted_domains.in_log(log, found)) == ["a.test", "b.test"]
-    assert list(hosted_domains.in_log(log, found)) == []
+    assert sorted(hosted.in_log(log, found)) == ["a.test", "b.test"]
+    assert list(hosted.in_log(log, found)) == []
     with log.open("a") as file:
         file.write(line("c.test") + line("half.test")[:-10])
-    assert list(hosted_domains.in_log(log, found)) == ["c.test"]
+    assert list(hosted.in_log(log, found)) == ["c.test"]
     with log.open("a") as file:
         file.write(line("half.test")[-10:])
     log.rename(tmp_path / "mail.log.1")
     log.write_text(line("d.test"))
-    assert list(hosted_domains.in_log(log, found)) == ["half.test", "d.test"]
+    assert list(hosted.in_log(log, found)) == ["half.test", "d.test"]
     # A file that was cut short begins anew; one that is compressed has been missed.
     log.write_text("")
-    assert list(hosted_domains.in_log(log, found)) == []
+    assert list(hosted.in_log(log, found)) == []
     (tmp_path / "mail.log.2.gz").write_bytes(gzip.compress(line("z.test").encode()))
     log.write_text(line("e.test"))
-    assert list(hosted_domains.in_log(log, found)) == ["e.test"]
+    assert list(hosted.in_log(log, found)) == ["e.test"]
 
 
 def test_the_state_survives(table, tmp_path):
     found = Domains(inode=7, offset=9)
-    hosted_domains.learn(found, SERVERS, table, resolve, 1e6)
-    hosted_domains.save(tmp_path / "domains.json", found)
-    assert hosted_domains.load(tmp_path / "domains.json") == found
+    hosted.learn(found, SERVERS, table, resolve, 1e6)
+    hosted.save(tmp_path / "domains.json", found)
+    assert hosted.load(tmp_path / "domains.json") == found
     (tmp_path / "domains.json").write_text("{")
     with pytest.raises(Failure, match="damaged"):
-        hosted_domains.load(tmp_path / "domains.json")
+        hosted.load(tmp_path / "domains.json")
 
 
 def test_learn_tells_postfix_and_the_collector(mta, tool, tmp_path, monkeypatch):
@@ -160,7 +161,7 @@ def test_learn_tells_postfix_and_the_collector(mta, tool, tmp_path, monkeypatch)
     mta.put("Q1", to="a@hosted.test", queue="deferred")
     (tmp_path / "list").write_text("plain.test\nb@fake.test\n")
     (tmp_path / "textfiles").mkdir()
-    monkeypatch.setattr(hosted_domains, "dns", lambda: resolve)
+    monkeypatch.setattr(hosted, "dns", lambda: resolve)
     status, out, err = tool("learn", "--file", tmp_path / "list")
     assert (status, out, err) == (0, "1 hosted domains; 3 looked up, 0 without an answer\n", "")
     assert (etc / "hosted_domains").read_text() == "hosted.test gmail\n"
@@ -175,7 +176,7 @@ def test_learn_tells_postfix_and_the_collector(mta, tool, tmp_path, monkeypatch)
 
 
 def test_a_postfix_without_the_table_is_an_error(mta, tool, monkeypatch):
-    monkeypatch.setattr(hosted_domains, "dns", lambda: resolve)
+    monkeypatch.setattr(hosted, "dns", lambda: resolve)
     status, _, err = tool("learn")
     assert status == 1
     assert err == "postfix-providers: postfix: transport_maps names no table called hosted_domains\n"
@@ -186,7 +187,7 @@ def test_a_postfix_without_the_table_is_an_error(mta, tool, monkeypatch):
 
 def known(tmp_path: Path) -> None:
     domains = {name: Known(mx=servers, looked_up=1e6, seen=1e6) for name, servers in SERVERS.items()}
-    hosted_domains.save(tmp_path / "domains.json", Domains(domains=domains))
+    hosted.save(tmp_path / "domains.json", Domains(domains=domains))
 
 
 @pytest.mark.parametrize(
@@ -291,7 +292,7 @@ def test_what_is_taken_for_a_domain_can_stand_in_a_table_of_postfix(text):
 def test_no_log_stops_the_reader(tmp_path_factory, noise):
     log = tmp_path_factory.mktemp("log") / "mail.log"
     log.write_bytes(noise + b"\n x: to=<a@b.test>, \n")
-    assert "b.test" in list(hosted_domains.in_log(log, Domains()))
+    assert "b.test" in list(hosted.in_log(log, Domains()))
 
 
 # DNS
@@ -329,7 +330,7 @@ def test_the_servers_of_the_best_preference_count(library):
     library.answers["none.test."] = library.resolver.NXDOMAIN()
     library.answers["implicit.test."] = library.resolver.NoAnswer()
     library.answers["broken.test."] = library.resolver.NoNameservers()
-    ask = hosted_domains.dns()
+    ask = hosted.dns()
     assert ask("a.test") == ["mx1.google.test", "mx2.google.test"]
     assert ask("null.test") == ask("none.test") == []
     assert ask("implicit.test") == ["implicit.test"]
@@ -347,14 +348,14 @@ def test_without_the_library_the_command_says_what_to_install(tool, mta, monkeyp
 def test_paces_come_from_the_service_and_may_be_missing(monkeypatch):
     said = json.dumps({"gmail": {"pace_per_second": 2.5}})
     monkeypatch.setattr(postfix, "output", lambda *_: said)
-    assert provider_table.paces() == {"gmail": 2.5}
+    assert providers.paces() == {"gmail": 2.5}
     monkeypatch.setattr(postfix, "output", lambda *_: "nonsense")
-    assert provider_table.paces() == {}
+    assert providers.paces() == {}
 
 
 def test_a_hundred_thousand_domains_take_no_more_than_a_moment(table):
     found = Domains()
     begin = time.monotonic()
-    hosted_domains.learn(found, [f"d{n}.test" for n in range(100_000)], table, lambda _: ["mx.test"], 1e6)
+    hosted.learn(found, [f"d{n}.test" for n in range(100_000)], table, lambda _: ["mx.test"], 1e6)
     assert found.hosted(table) == {}
     assert time.monotonic() - begin < 20

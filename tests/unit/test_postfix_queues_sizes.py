@@ -8,9 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-from mail_tools import postfix
-from mail_tools import queue_sizes as tool
-from mail_tools.command import Failure
+
+from civicrm_tools.core.command import Failure
+from civicrm_tools.mail import postfix
+from civicrm_tools.mail import queue_sizes as tool
 
 QUEUES = ("active", "bounce", "corrupt", "deferred", "flush", "hold", "incoming", "maildrop")
 

@@ -12,8 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-from mail_tools import maillog, trace, verp
-from mail_tools.trace import main
+
+from civicrm_tools.mail import addresses, trace
+from civicrm_tools.mail import log as maillog
+from civicrm_tools.mail.trace import main
 
 VERP = "civicrm+b.2936.7009506.26d7b951968ebe4b@crm.test"
 MESSAGE_ID = "20261120083345.4711@crm.test"
@@ -233,7 +235,7 @@ def test_nothing_found_is_still_json(log, run):
     ],
 )
 def test_the_mailing_in_an_address(address, found):
-    assert verp.parse(address) == (found and verp.Verp(*found))
+    assert addresses.parse_any(address) == (found and addresses.Verp(*found))
 
 
 def test_a_million_lines_in_seconds_and_little_memory(tmp_path):

@@ -8,11 +8,15 @@ import os
 import signal
 import threading
 import time
-from pathlib import Path
 
 import pytest
-from mail_tools import command, mailing, maillog, postfix, postfix_queue, queue_sizes, state, trace, trickle
-from mail_tools.trickle import main
+from loading import ROOT
+
+from civicrm_tools import LAUNCHER
+from civicrm_tools.core import command
+from civicrm_tools.mail import log as maillog
+from civicrm_tools.mail import mailing, postfix, queue, queue_sizes, switch, trace, trickle
+from civicrm_tools.mail.trickle import main
 
 ANGRY = "x@mx.angry.test"
 
@@ -121,7 +125,7 @@ def test_the_configured_lifetime_counts(mta, run):
 def test_while_new_mail_is_held_an_old_message_stays_on_hold(mta, run):
     """On its way to a new queue ID cleanup would hold it again, for ever."""
     old, young = mta.put("4jWDX1GX7zLWbx", age=4 * 86400), mta.put("4jWDX2GX7zLWbx")
-    state.write("panic", state.State(time.time() - 5, "alice"))
+    switch.write("panic", switch.State(time.time() - 5, "alice"))
     status, _, error = run(main, 10, 1)
     assert status == 0
     assert mta.queue("hold") == {old}
@@ -347,7 +351,7 @@ def test_a_panic_ends_a_release_that_runs(mta, run):
     """Else mail would go on leaving by the tool that was forgotten in another window."""
     for n in range(4):
         mta.put(f"4jWDX{n}GX7zLW0x")
-    aside = once(mta.delivered, lambda: state.write("panic", state.State(time.time(), "alice")))
+    aside = once(mta.delivered, lambda: switch.write("panic", switch.State(time.time(), "alice")))
     status, said, _ = run(main, 1, 2)
     aside.join()
     assert status == 4
@@ -441,15 +445,15 @@ def test_durations_as_a_person_says_them(seconds, words):
     assert command.in_words(seconds) == words
 
 
-def test_every_command_starts_from_where_it_is_installed():
-    """The thin executables find the package beside them; --help needs neither root nor Postfix."""
-    sbin = Path(trickle.__file__).parents[3] / "sbin"
+def test_every_command_starts_from_where_it_is_installed(tmp_path):
+    """A link finds the package beside what it leads to; --help needs neither root nor Postfix."""
     for name in ("mailing", "postfix-queue", "postfix-queues-sizes", "postfix-trace", "postfix-trickle"):
+        (tmp_path / name).symlink_to(LAUNCHER)
         done = postfix.subprocess.run(
-            [sbin / name, "--help"],
+            [tmp_path / name, "--help"],
             capture_output=True,
             text=True,
-            env={"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"},
+            env={"PATH": "/usr/bin:/bin"},
         )
         assert done.returncode == 0, done.stderr
         assert "Exit status" in done.stdout
@@ -457,13 +461,13 @@ def test_every_command_starts_from_where_it_is_installed():
 
 @pytest.mark.parametrize(
     "main",
-    [mailing.parser, postfix_queue.parser, queue_sizes.parser, trace.parser, trickle.parser],
+    [mailing.parser, queue.parser, queue_sizes.parser, trace.parser, trickle.parser],
     ids=lambda p: p.__module__,
 )
 def test_every_option_stands_in_the_man_page(main):
     """--help and man are the same command."""
     made = main()
-    page = (Path(trickle.__file__).parents[3] / "share/man/man8" / f"{made.prog}.8").read_text()
+    page = (ROOT / "roles/mail_tools/files/usr/local/share/man/man8" / f"{made.prog}.8").read_text()
     parsers = [made]
     for parser in parsers:
         for action in parser._actions:

@@ -7,9 +7,9 @@ import socket
 import struct
 
 import pytest
-from loading import load
 
-tool = load("roles/postfix_mailing/files/usr/local/libexec/receipt-milter")
+from civicrm_tools.mail import receipts as tool
+
 MARKED = tool.packet(b"h", b"X-Mail-Class\0receipt\0") + tool.packet(b"c")
 PASSED = tool.packet(b"c")
 

@@ -6,8 +6,9 @@ import os
 import types
 
 import pytest
-from mail_tools import postfix, state
-from mail_tools import spool_reserve as tool
+
+from civicrm_tools.mail import postfix, switch
+from civicrm_tools.mail import spool_reserve as tool
 
 
 @pytest.mark.parametrize(
@@ -39,7 +40,7 @@ def host(tmp_path, monkeypatch):
     answers = {"postmulti": f"-               -               y         {tmp_path}/etc\n", "postconf": f"{tmp_path}\n"}
     monkeypatch.setattr(postfix, "output", lambda command, *_, text=None: answers[command])
     monkeypatch.setattr(os, "statvfs", lambda _: disk)
-    monkeypatch.setattr(state, "DIRECTORY", tmp_path / "state")
+    monkeypatch.setattr(switch, "DIRECTORY", tmp_path / "state")
     monkeypatch.setattr(tool.command, "need_root", lambda: None)
     return disk
 

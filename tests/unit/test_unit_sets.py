@@ -105,6 +105,15 @@ def test_a_running_unit_does_what_its_files_ask_for_once(systemd, mark, order):
     assert systemd.orders == [order] and left() == {}
 
 
+def test_what_a_host_does_not_have_is_not_asked_for_again(systemd):
+    """One set writes the programs of all daemons; a host that lacks one of them has nothing to restart."""
+    systemd.has("a.service")
+    asks(a__service="restart", b__service="restart")
+    units.forget_missing("trial")
+    assert left() == {"trial": {"a.service": "restart"}}
+    assert systemd.orders == []
+
+
 def test_a_stopped_unit_is_started_and_nothing_more(systemd):
     """It reads the new files as it starts."""
     systemd.has("a.service", active="failed", file_state="disabled")

@@ -1,0 +1,90 @@
+"""One launcher starts every command by its name, quickly, and tells what it is."""
+
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from loading import TOOLS
+
+from civicrm_tools import LAUNCHER, __version__
+from civicrm_tools.__main__ import COMMANDS, digest, main
+
+
+def launch(*arguments, by=LAUNCHER):
+    done = subprocess.run([by, *arguments], capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"})
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name, capsys):
+    """Under its own name, as by a link, and with an exit status of 0."""
+    try:
+        status = main([name, "--help"])
+    except SystemExit as ended:
+        status = ended.code
+    assert status == 0
+    said = capsys.readouterr()
+    assert said.out.strip() and not said.err
+
+
+def test_a_link_runs_the_command_of_its_name(tmp_path):
+    (tmp_path / "postfix-trace").symlink_to(LAUNCHER)
+    status, out, _ = launch("--help", by=tmp_path / "postfix-trace")
+    assert status == 0
+    assert out.startswith("usage: postfix-trace ")
+
+
+def test_a_command_without_a_link_runs_by_its_name():
+    status, out, _ = launch("postfix-trace", "--help")
+    assert status == 0
+    assert out.startswith("usage: postfix-trace ")
+
+
+def test_an_unknown_name_is_told_in_one_line():
+    assert launch("mailling") == (2, "", "civicrm-tools: no command 'mailling': civicrm-tools alone lists them\n")
+
+
+def test_the_list_has_a_line_for_each_command():
+    status, out, _ = launch()
+    assert status == 0
+    lines = dict(line.split(None, 1) for line in out.splitlines())
+    assert sorted(lines) == sorted(COMMANDS)
+    assert all(text.endswith((".", "?")) for text in lines.values())
+
+
+def test_the_version_tells_which_code_runs(tmp_path):
+    """A digest, as one version is changed by hand at night."""
+    status, out, _ = launch("--version")
+    assert (status, out) == (0, f"civicrm-tools {__version__} ({digest()})\n")
+    assert launch("mailing", "--version")[1] == f"mailing {__version__} ({digest()})\n"
+    copy = tmp_path / "src"
+    subprocess.run(["cp", "-r", TOOLS, copy], check=True)
+    with (copy / "civicrm_tools" / "mail" / "log.py").open("a") as module:
+        module.write("\n")
+    code = "from civicrm_tools.__main__ import digest; print(digest())"
+    changed = subprocess.check_output([sys.executable, "-c", code], env={"PYTHONPATH": str(copy)}, text=True).strip()
+    assert re.fullmatch("[0-9a-f]{12}", changed)
+    assert changed != digest()
+
+
+def test_a_command_imports_its_own_modules_only():
+    """The start of a command, which some run for each message, must not hang on all others."""
+    code = (
+        "import sys; sys.argv = ['divert-submission', '--help']\n"
+        "from civicrm_tools.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit: print(*(n for n in sys.modules if n.startswith('civicrm_tools.')), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(TOOLS)}, capture_output=True, text=True)
+    assert set(done.stderr.split()) >= {"civicrm_tools.mail.diversion"}
+    assert not {name for name in done.stderr.split() if name.split(".")[1] not in ("__main__", "core", "mail")}
+    assert "civicrm_tools.mail.postfix" not in done.stderr
+
+
+def test_no_command_leaves_bytecode_beside_its_source(tmp_path):
+    """The set that owns the tree would call it a stranger's, and remove it at each run."""
+    shutil.copytree(TOOLS.parent, tmp_path / "tools", ignore=shutil.ignore_patterns("__pycache__"))
+    assert launch("postfix-trace", "--help", by=tmp_path / "tools" / "bin" / "civicrm-tools")[0] == 0
+    assert list(tmp_path.rglob("*.pyc")) == []

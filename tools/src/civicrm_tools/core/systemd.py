@@ -1,0 +1,33 @@
+"""What a daemon says to systemd and gets from it: sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3)."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from civicrm_tools.core.command import Failure
+
+FIRST = 3  # SD_LISTEN_FDS_START
+
+
+def notify(state: str) -> None:
+    """Send a state such as READY=1 or WATCHDOG=1; without systemd nobody listens. Raises OSError."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sink:
+        sink.connect("\0" + address[1:] if address.startswith("@") else address)
+        sink.send(state.encode())
+
+
+def watchdog_seconds() -> float | None:
+    """Return within how many seconds WATCHDOG=1 is awaited, or None if it is not."""
+    microseconds = os.environ.get("WATCHDOG_USEC", "")
+    return int(microseconds) / 1e6 if microseconds.isdigit() and int(microseconds) else None
+
+
+def listening(unit: str) -> socket.socket:
+    """Return the one socket that a unit, such as postfix-pace.socket, hands over. Raises Failure without one."""
+    if os.environ.get("LISTEN_FDS") != "1":
+        raise Failure(f"no socket from systemd: start {unit}")
+    return socket.socket(fileno=FIRST)

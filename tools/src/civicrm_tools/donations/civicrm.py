@@ -1,0 +1,240 @@
+"""CiviCRM's APIv3 through a command that answers line by line, and a donation as calls to it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pwd
+import select
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import IO, Any
+
+Record = dict[str, Any]
+
+
+class ApiGone(Exception):
+    """CiviCRM cannot be asked now; no fault of the job. The message is safe to log."""
+
+
+class ApiRefused(Exception):
+    """CiviCRM answered with an error. It may quote a donor: logs get only what stands before the colon."""
+
+
+class Conflict(Exception):
+    """This payment is recorded already, with other figures: a person must look."""
+
+
+@dataclass
+class Running:
+    """A started API command. errors: a file, as nobody reads a pipe; only what came before the first call counts."""
+
+    process: subprocess.Popen[bytes]
+    stdin: IO[bytes]
+    stdout: IO[bytes]
+    errors: IO[bytes]
+
+
+class Api:
+    """A running API command. It starts with the first call and again after close() or its death."""
+
+    def __init__(self, command: list[str], user: str, timeout: float) -> None:
+        self._command = command
+        self._user = user
+        self._timeout = timeout
+        self._running: Running | None = None
+        self._pending = b""
+        self._campaigns: dict[str, str | None] = {}
+        self.calls = 0
+
+    def call(self, entity: str, action: str, **params: Any) -> list[Record]:
+        """Return the values of one call; raises ApiGone or ApiRefused."""
+        running = self._running or self._start()
+        self.calls += 1
+        line = json.dumps([entity, action, params], ensure_ascii=False).encode(errors="surrogateescape")
+        answer = self._exchange(running, line + b"\n", "it died, or did not answer in time")
+        if "error" in answer:
+            raise ApiRefused(f"{entity}.{action}: {answer['error']}")
+        return list(answer["values"])
+
+    def campaign(self, name: str) -> str | None:
+        """Id of a campaign in CiviCRM, None if it has none of this name; asked once per process."""
+        if name not in self._campaigns:
+            found = self.call("Campaign", "get", name=name, **{"return": ["id", "name"]})
+            self._campaigns[name] = found[0]["id"] if found else None
+        return self._campaigns[name]
+
+    def close(self) -> None:
+        """End the command, by force where it does not end with its input."""
+        running, self._running = self._running, None
+        self._pending, self._campaigns, self.calls = b"", {}, 0
+        if running is None:
+            return
+        running.stdin.close()
+        try:
+            running.process.wait(timeout=3)
+        except subprocess.TimeoutExpired:
+            running.process.kill()
+            running.process.wait()
+        running.stdout.close()
+        running.errors.close()
+
+    def _start(self) -> Running:
+        # No with: it is open as long as the process lives, and close() closes it.
+        errors = tempfile.TemporaryFile()  # noqa: SIM115
+        try:
+            process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                cwd="/",
+                **become(self._user),
+            )
+        except (OSError, KeyError) as error:
+            errors.close()
+            raise ApiGone(f"{self._command[0]} cannot be run: {error}") from error
+        assert process.stdin and process.stdout
+        self._running = Running(process, process.stdin, process.stdout, errors)
+        if self._exchange(self._running, b"", "it did not start") != {"ready": True}:
+            self.close()
+            raise ApiGone(f"{self._command[0]} did not say that it is ready")
+        return self._running
+
+    def _exchange(self, running: Running, line: bytes, complaint: str) -> Record:
+        try:
+            running.stdin.write(line)
+            running.stdin.flush()
+            answer = json.loads(self._read_line(running.stdout))
+            if isinstance(answer, dict) and answer.keys() & {"ready", "values", "error"}:
+                return answer
+            complaint = "its answer is no answer"
+        except ValueError:
+            complaint = "its answer is not JSON"
+        except OSError:
+            pass
+        said = "" if line else first_error(running.errors)
+        running.process.kill()
+        self.close()
+        raise ApiGone(f"{self._command[0]}: {complaint}{said}")
+
+    def _read_line(self, source: IO[bytes]) -> bytes:
+        deadline = time.monotonic() + self._timeout
+        while b"\n" not in self._pending:
+            ready, _, _ = select.select([source], [], [], max(0, deadline - time.monotonic()))
+            data = os.read(source.fileno(), 65536) if ready else b""
+            if not data:
+                raise TimeoutError
+            self._pending += data
+        line, _, self._pending = self._pending.partition(b"\n")
+        return line
+
+
+def first_error(errors: IO[bytes]) -> str:
+    """Return the first line of a command's standard error, behind a colon; nothing where it said nothing."""
+    errors.seek(0)
+    lines = errors.read(2000).decode(errors="replace").strip().splitlines()
+    return f": {lines[0][:200]}" if lines else ""
+
+
+def become(user: str) -> dict[str, Any]:
+    """Arguments for Popen that make root's child the site's user, with nobody's groups but its own."""
+    if os.geteuid() != 0:
+        return {}
+    account = pwd.getpwnam(user)
+    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+
+
+def record(api: Api, job: Record, prefix: str, test: bool, fields: Record) -> tuple[str, bool]:
+    """Record a job's donation unless CiviCRM has its transaction already.
+
+    prefix: put before the payment's reference. fields: what every contribution gets. Returns "created" or "duplicates",
+    and whether CiviCRM knows the campaign.
+    Raises ApiGone, ApiRefused and Conflict; whatever happened before, the same call may follow.
+    """
+    donation = job["donation"]
+    trxn_id = prefix + donation["payment_reference"]
+    if find(api, trxn_id, donation, test):
+        return "duplicates", True
+    try:
+        contact = find_contact(api, donation["contact"]) or create_contact(api, donation["contact"])
+        add_address(api, contact, donation["contact"])
+        campaign = api.campaign(donation["campaign"])
+        api.call(
+            "Contribution",
+            "create",
+            **fields,
+            contact_id=contact,
+            total_amount=donation["amount"],
+            currency=donation["currency"],
+            trxn_id=trxn_id,
+            invoice_id=job["id"],
+            receive_date=f"@{job['received_at']}",
+            source=f"{job['site']}: {donation['campaign']}",
+            contribution_status_id="Completed",
+            is_test=int(test),
+            **({"campaign_id": campaign} if campaign else {}),
+        )
+    except (ApiRefused, ApiGone) as error:
+        # Whose fault was it? If CiviCRM can still be asked, the job's, or it was recorded nevertheless.
+        if find(api, trxn_id, donation, test):
+            return "duplicates", True
+        raise ApiRefused(str(error)) from error
+    return "created", campaign is not None
+
+
+def find(api: Api, trxn_id: str, donation: Record, test: bool) -> bool:
+    """Whether a contribution has this transaction id; an API that cannot even look is ApiGone."""
+    wanted = {"return": ["trxn_id", "total_amount", "currency"], "is_test": int(test)}
+    try:
+        found = api.call("Contribution", "get", trxn_id=trxn_id, **wanted)
+    except ApiRefused as error:
+        api.close()
+        raise ApiGone("CiviCRM cannot look up a contribution") from error
+    # The database ignores case, payment providers do not.
+    for row in found:
+        if row["trxn_id"] != trxn_id:
+            raise Conflict(f"contribution {row['id']} has nearly the same transaction id")
+        if Decimal(row["total_amount"]) != Decimal(donation["amount"]) or row["currency"] != donation["currency"]:
+            raise Conflict(f"contribution {row['id']} has the same transaction id and another amount")
+    return bool(found)
+
+
+def find_contact(api: Api, person: Record) -> str | None:
+    """Id of the person with this e-mail address; of several the one with the same name, else the oldest."""
+    found = api.call(
+        "Email",
+        "get",
+        email=person["email"],
+        **{
+            "contact_id.contact_type": "Individual",
+            "contact_id.is_deleted": 0,
+            "return": ["contact_id", "contact_id.first_name", "contact_id.last_name"],
+            "options": {"limit": 100, "sort": "contact_id"},
+        },
+    )
+    name = [person["first_name"].casefold(), person["last_name"].casefold()]
+    for row in found:
+        if [str(row.get(f"contact_id.{n}", "")).casefold() for n in ("first_name", "last_name")] == name:
+            return str(row["contact_id"])
+    return str(found[0]["contact_id"]) if found else None
+
+
+def create_contact(api: Api, person: Record) -> str:
+    names = {name: person[name] for name in ("first_name", "last_name", "email")}
+    return str(api.call("Contact", "create", contact_type="Individual", **names)[0]["id"])
+
+
+def add_address(api: Api, contact: str, person: Record) -> None:
+    """Add the address to a contact that has none; one in CiviCRM is never changed, one that it refuses is left out."""
+    address = dict(person.get("address", {}))
+    if "country" in person:
+        address["country_id"] = person["country"]
+    if address and not api.call("Address", "get", contact_id=contact, **{"return": ["id"]}):
+        # A country that CiviCRM does not know must not cost a donation.
+        with contextlib.suppress(ApiRefused):
+            api.call("Address", "create", contact_id=contact, location_type_id="Home", **address)

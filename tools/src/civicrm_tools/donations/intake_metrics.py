@@ -1,0 +1,90 @@
+"""Write the numbers of one site of the donation API for Prometheus: donation-intake-metrics SITE FOLDER. Needs root.
+
+Counters come from the site's own file, so nothing in it is believed but whole numbers under known names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from civicrm_tools.core import files, metrics
+from civicrm_tools.core.command import Failure
+from civicrm_tools.core.metrics import Family
+
+CONFIG = Path("/etc/donation-intake")
+STATE = Path("/var/lib/donation-intake")
+REFUSALS = (
+    "campaign_unknown", "currency_unknown", "field_invalid", "field_missing", "field_unknown", "internal_error",
+    "json_malformed", "key_reused", "media_type_unsupported", "method_not_allowed", "not_found", "origin_not_allowed",
+    "switched_off", "too_large", "unavailable",
+)  # fmt: skip
+
+
+def read_counters(path: Path) -> dict[str, int]:
+    """The site's counters; empty where there is no such file yet, or it is not one."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            counts = json.loads(file.read(8192))
+        return {name: n for name, n in counts.items() if type(n) is int and n >= 0}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def spool(path: Path, now: float) -> tuple[int, int]:
+    """Number of donations that wait, and the age of the oldest in seconds; names begin with microseconds since 1970."""
+    names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+    first = names[0].partition("-")[0] if names else ""
+    return len(names), max(0, int(now - int(first) / 1e6)) if first.isdigit() else 0
+
+
+def families(site: str, config: Path, state: Path, now: float) -> list[Family]:
+    """Return a site's metrics; every counter exists at zero. Raises OSError and Unreadable."""
+    counts = read_counters(state / site / "counters.json")
+    length, oldest = spool(state / site / "spool", now)
+    version = files.read_json(config / f"{site}.json", lambda raw: str(raw["campaignsVersion"]))
+    accepted = [
+        ({"site": site, "status": status}, counts.get(f"accepted_{status}", 0)) for status in ("queued", "spooled")
+    ]
+    refused = [({"site": site, "code": code}, counts.get(f"refused_{code}", 0)) for code in REFUSALS]
+    is_on = not (config / f"{site}.off").exists()
+    return [
+        Family("donation_intake_accepted_total", "counter", "Donations accepted.", accepted),
+        Family("donation_intake_refused_total", "counter", "Requests refused.", refused),
+        *(
+            Family(f"donation_intake_{name}", kind, text, [({"site": site}, value)])
+            for name, kind, text, value in (
+                ("replayed_total", "counter", "Requests that had been accepted before.", counts.get("replayed", 0)),
+                ("drained_total", "counter", "Donations sent from the spool to the queue.", counts.get("drained", 0)),
+                ("spool_length", "gauge", "Donations in the spool.", length),
+                ("spool_oldest_seconds", "gauge", "Age of the oldest donation in the spool.", oldest),
+                ("switch_on", "gauge", "Whether the site takes donations.", is_on),
+            )
+        ),
+        Family(
+            "donation_intake_campaigns_info",
+            "gauge",
+            "The site's list of campaigns.",
+            [({"site": site, "version": version}, 1)],
+        ),
+    ]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write FOLDER/donation_intake_SITE.prom, whole or not at all; exit status 1 where the site cannot be read."""
+    parser = argparse.ArgumentParser(prog="donation-intake-metrics", description=__doc__)
+    parser.add_argument("site")
+    parser.add_argument("folder", type=Path)
+    arguments = parser.parse_args(argv)
+    try:
+        found = families(arguments.site, CONFIG, STATE, time.time())
+        metrics.write(arguments.folder / f"donation_intake_{arguments.site}.prom", found)
+    except (Failure, OSError, ValueError) as error:
+        print(f"donation-intake-metrics: {error}", file=sys.stderr)
+        return 1
+    return 0

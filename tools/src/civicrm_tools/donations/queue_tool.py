@@ -1,0 +1,160 @@
+"""Look into the donation queues, and decide about dead letters. Needs root.
+
+A dead letter is a donation that could not be recorded; it stays until it is tried again or dropped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from civicrm_tools.core import metrics
+from civicrm_tools.core.command import Failure
+from civicrm_tools.core.metrics import Family
+from civicrm_tools.donations.config import Config, queues
+from civicrm_tools.donations.jobs import COUNTERS, Queue
+from civicrm_tools.donations.resp import Redis, RedisError, RedisGone
+
+LENGTHS = ("length", "in_flight", "delayed", "dead")
+
+
+def connect(config: Config) -> Queue:
+    redis = Redis(config.redis_host, config.redis_port, config.redis_user, config.redis_password)
+    return Queue(redis, config.queue, config.worker)
+
+
+def status(names: list[str]) -> dict[str, dict[str, Any]]:
+    """State of each queue: {queue: {up, enabled, length, in_flight, delayed, dead, counters}}."""
+    found = {}
+    for name in names:
+        config = Config.load(name)
+        state: dict[str, Any] = {"up": True, "enabled": config.enabled, "campaigns_version": config.campaigns_version}
+        try:
+            state |= connect(config).state()
+        except (RedisGone, RedisError) as error:
+            state |= {"up": False, "error": str(error)}
+        found[name] = state
+    return found
+
+
+def letters(queue: Queue) -> list[tuple[str, dict[str, Any]]]:
+    """Dead letters as they lie in Redis and as they read, the oldest first."""
+    return [(text, json.loads(text)) for text in queue.dead_jobs()]
+
+
+def decide(queue: Queue, wanted: str, act: Callable[[Queue, str, dict[str, Any]], bool]) -> list[str]:
+    """Apply `act` to the dead letter with the id `wanted`, or to every one for "all"; return the ids."""
+    done = []
+    for text, job in letters(queue):
+        if wanted in ("all", identity(job)) and act(queue, text, job):
+            done.append(identity(job))
+    return done
+
+
+def identity(job: dict[str, Any]) -> str:
+    return str(job.get("id", "none"))
+
+
+def retry(queue: Queue, text: str, job: dict[str, Any]) -> bool:
+    """Into the queue again, as it first came."""
+    first = {name: value for name, value in job.items() if name not in ("tries", "reason")}
+    return "raw" not in job and queue.revive(text, first)
+
+
+def drop(queue: Queue, text: str, _job: dict[str, Any]) -> bool:
+    """For good."""
+    return queue.drop(text)
+
+
+def families(states: dict[str, dict[str, Any]]) -> list[Family]:
+    """Return the states of all queues as metrics."""
+    found = [
+        Family(name, kind, text, [({"queue": queue}, state[key]) for queue, state in states.items() if key in state])
+        for name, kind, text, key in (
+            ("donation_queue_up", "gauge", "Whether Redis answers for the queue.", "up"),
+            ("donation_worker_enabled", "gauge", "Whether the queue has a worker.", "enabled"),
+            *((f"donation_queue_{key}", "gauge", f"Donations in the list {key}.", key) for key in LENGTHS),
+            *(
+                (f"donation_worker_{key}_total", "counter", f"Donations counted as {key}.", key)
+                for key in COUNTERS
+                if key != "last_success"
+            ),
+            (
+                "donation_worker_last_success_timestamp_seconds",
+                "gauge",
+                "When a donation was last recorded.",
+                "last_success",
+            ),
+        )
+    ]
+    versions = [({"queue": queue, "version": state["campaigns_version"]}, 1) for queue, state in states.items()]
+    return [*found, Family("donation_worker_campaigns_info", "gauge", "The worker's list of campaigns.", versions)]
+
+
+def show_status(names: list[str], as_json: bool) -> int:
+    states = status(names)
+    if as_json:
+        print(json.dumps(states, indent=2))
+    else:
+        columns = (*LENGTHS, "created", "duplicates", "failures", "buried")
+        print(f"{'queue':24}", *(f"{c:>10}" for c in columns))
+        for name, state in states.items():
+            if state["up"]:
+                numbers = [f"{state[c]:>10}" for c in columns]
+                print(f"{name:24}", *numbers, "" if state["enabled"] else " (no worker: its site has no application)")
+            else:
+                print(f"{name:24} Redis: {state['error']}")
+    return 0 if all(state["up"] for state in states.values()) else 1
+
+
+def show_dead(queue: Queue, as_json: bool) -> int:
+    found = [job for _, job in letters(queue)]
+    if as_json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        for job in found:
+            print(f"{identity(job):32}  {job.get('tries', 0)} tries  {job.get('reason', '')}")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    main_parser = argparse.ArgumentParser(prog="donation-queue", description=__doc__)
+    commands = main_parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("status", help="lengths and counters of one queue, or of all")
+    one.add_argument("queue", nargs="?")
+    one.add_argument("--json", action="store_true", help="as JSON")
+    two = commands.add_parser("dead", help="dead letters with the reason; as JSON with all that the donor wrote")
+    two.add_argument("queue")
+    two.add_argument("--json", action="store_true", help="as JSON")
+    for name, what in (("retry", "put a dead letter back into the queue"), ("drop", "forget a dead letter for good")):
+        command = commands.add_parser(name, help=what)
+        command.add_argument("queue")
+        command.add_argument("id", help='of the dead letter, or "all"; "none" for what was never a job')
+    three = commands.add_parser("metrics", help="write the state of all queues for Prometheus")
+    three.add_argument("file", type=Path, help="textfile of node_exporter")
+    return main_parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; exit status 1 where Redis or a configuration cannot be read, or nothing was done."""
+    arguments = parser().parse_args(argv)
+    try:
+        names = list(queues())
+        if arguments.command == "metrics":
+            metrics.write(arguments.file, families(status(names)))
+            return 0
+        if arguments.command == "status":
+            return show_status([arguments.queue] if arguments.queue else names, arguments.json)
+        queue = connect(Config.load(arguments.queue))
+        if arguments.command == "dead":
+            return show_dead(queue, arguments.json)
+        done = decide(queue, arguments.id, {"retry": retry, "drop": drop}[arguments.command])
+        print("\n".join(done) if done else f"no dead letter {arguments.id!r} in {arguments.queue}")
+        return 0 if done else 1
+    except (Failure, RedisGone, RedisError) as error:
+        print(f"donation-queue: {error}", file=sys.stderr)
+        return 1

@@ -1,0 +1,176 @@
+"""Take donations out of a queue and record them in CiviCRM: donation-worker QUEUE.
+
+Take a job, record it in CiviCRM, forget it. Killed at any point, the next one goes on.
+
+The log holds ids and kinds of failure, never what a donor wrote.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+from civicrm_tools.core.command import Failure
+from civicrm_tools.donations.civicrm import Api, ApiGone, ApiRefused, Conflict, record
+from civicrm_tools.donations.config import Config
+from civicrm_tools.donations.jobs import Queue
+from civicrm_tools.donations.resp import Redis, RedisError, RedisGone
+
+WAIT_SECONDS = 2
+PAUSE_MAX_SECONDS = 30
+
+
+class Worker:
+    """Works on one queue until stop is set."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.stop = threading.Event()
+        self.api = Api(config.api_command, config.user, config.api_timeout_seconds)
+        self._refused = 0  # jobs that a full Redis could not move out of the way
+        self._busy_at = time.monotonic()
+
+    def run(self) -> None:
+        """Connect, work, and connect again whenever Redis was away."""
+        failures = 0
+        while not self.stop.is_set():
+            redis = None
+            try:
+                redis = self._connect()
+                self._work(Queue(redis, self.config.queue, self.config.worker))
+            except (RedisGone, RedisError) as error:
+                failures = 1 if redis else failures + 1
+                self._pause(failures, f"Redis: {error}")
+            if redis:
+                redis.close()
+        self.api.close()
+
+    def _connect(self) -> Redis:
+        config = self.config
+        return Redis(config.redis_host, config.redis_port, config.redis_user, config.redis_password)
+
+    def _work(self, queue: Queue) -> None:
+        self._finish_left_over(queue)
+        while not self.stop.is_set():
+            queue.wake_delayed(time.time())
+            taken = queue.take(WAIT_SECONDS, self._refused)
+            if taken:
+                self._handle(queue, *taken)
+                continue
+            if self._refused:
+                self._refused = 0
+                self.stop.wait(WAIT_SECONDS)
+                self._finish_left_over(queue)
+            if time.monotonic() - self._busy_at > self.config.api_idle_seconds:
+                self.api.close()
+
+    def _finish_left_over(self, queue: Queue) -> None:
+        for job in queue.left_over():
+            self._handle(queue, job, queue.inflight)
+
+    def _handle(self, queue: Queue, text: str, place: str) -> None:
+        """See one job through: recorded, put off, or buried. Waits as long as CiviCRM is away."""
+        job = parse(text)
+        if job is None:
+            log("a job that is none is buried")
+            self._move(queue, "bury", text, place, {"reason": "not a job", "raw": text})
+            return
+        failures = 0
+        while not self.stop.is_set():
+            self._busy_at = time.monotonic()
+            try:
+                self._record(queue, job, text, place)
+            except ApiGone as error:
+                failures += 1
+                self._pause(failures, f"CiviCRM: {error}")
+                continue
+            except Conflict as error:
+                log(f"{job['id']} is buried: {error}")
+                self._move(queue, "bury", text, place, job | {"reason": str(error)})
+            except ApiRefused as error:
+                self._refuse(queue, job, text, place, str(error))
+            return
+
+    def _record(self, queue: Queue, job: dict[str, Any], text: str, place: str) -> None:
+        config = self.config
+        fields = {"financial_type_id": config.financial_type, "payment_instrument_id": config.payment_instrument}
+        test = config.test or job["test"]
+        if self.api.calls > config.api_max_calls:
+            self.api.close()
+        result, campaign_known = record(self.api, job, config.trxn_prefix, test, fields)
+        same = job["campaigns_version"] == config.campaigns_version
+        if not same:
+            log(f"{job['id']} came with another list of campaigns ({job['campaigns_version']}) than this host's")
+        if not campaign_known:
+            log(f"{job['id']} is for a campaign that CiviCRM does not know")
+        counts = {result: 1, "campaigns_mismatch": int(not same), "campaigns_unknown": int(not campaign_known)}
+        queue.finish(text, place, **counts)
+        log(f"{job['id']} {'recorded' if result == 'created' else 'was recorded already'}")
+
+    def _refuse(self, queue: Queue, job: dict[str, Any], text: str, place: str, reason: str) -> None:
+        config, tries = self.config, job.get("tries", 0) + 1
+        changed = job | {"tries": tries, "reason": reason}
+        what = reason.partition(":")[0]
+        if tries >= config.tries_max:
+            log(f"{job['id']} is buried after {tries} tries: {what}")
+            self._move(queue, "bury", text, place, changed)
+            return
+        delay = min(config.retry_seconds * 2 ** (tries - 1), config.retry_max_seconds)
+        log(f"{job['id']} is tried again in {delay} s: {what}")
+        self._move(queue, "postpone", text, place, changed, time.time() + delay)
+
+    def _move(self, queue: Queue, how: str, *arguments: Any) -> None:
+        try:
+            getattr(queue, how)(*arguments)
+        except RedisError as error:
+            if not error.is_full:
+                raise
+            # It stays where it is; the others go first.
+            log(f"Redis is full: {error}")
+            self._refused += 1
+
+    def _pause(self, failures: int, why: str) -> None:
+        seconds = min(2 ** (failures - 1), PAUSE_MAX_SECONDS)
+        log(f"{why}; next try in {seconds} s")
+        self.stop.wait(seconds)
+
+
+def parse(text: str) -> dict[str, Any] | None:
+    """Return the job, or None where the text has not the form of one."""
+    try:
+        job = json.loads(text)
+        donation, contact = job["donation"], job["donation"]["contact"]
+        texts = [job[name] for name in ("id", "site", "campaigns_version")]
+        texts += [donation[name] for name in ("amount", "currency", "campaign", "payment_reference")]
+        texts += [contact[name] for name in ("first_name", "last_name", "email")]
+        numbers = [job["received_at"], job.get("tries", 0)]
+        good = all(isinstance(t, str) and t for t in texts) and all(type(n) is int for n in numbers)
+        return job if good and isinstance(job["test"], bool) else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def log(line: str) -> None:
+    print(line, flush=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the worker of the queue that is named; exit status 64 for a wrong call."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        asked = arguments in (["-h"], ["--help"])
+        print(f"{__doc__}\nusage: donation-worker QUEUE", file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else 64
+    try:
+        worker = Worker(Config.load(arguments[0]))
+    except Failure as error:
+        print(f"donation-worker: {error}", file=sys.stderr)
+        return 1
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: worker.stop.set())
+    worker.run()
+    return 0

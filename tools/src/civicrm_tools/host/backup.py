@@ -1,0 +1,432 @@
+"""Back up this host's databases and directories to the backup host, and restore them.
+
+A snapshot is a directory on the backup host: one compressed dump per database, one compressed tar per
+directory, and manifest.json with the size and SHA-256 of each. The manifest is sent last and removed first, so a
+directory without one is not a snapshot. The account on the backup host only needs to speak rsync (rrsync).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from civicrm_tools.core import files, locks, mariadb, ssh, streams
+from civicrm_tools.core.command import Failure
+from civicrm_tools.core.run import run as run_program
+
+CONFIG = "/etc/civicrm-backup.json"
+MANIFEST = "manifest.json"
+FORMAT = 1
+# A first snapshot over a slow line; rsync itself ends after ten minutes of silence.
+RSYNC_SECONDS = 86400
+SNAPSHOT_NAME = re.compile(r"\d{8}T\d{6}Z")
+
+
+class BackupError(Failure):
+    """What failed, in one line for the operator."""
+
+
+@dataclass(frozen=True)
+class Target:
+    host: str
+    user: str
+    port: int
+    path: str
+
+
+@dataclass(frozen=True)
+class Config:
+    databases: list[str]
+    paths: list[Path]
+    keep: int
+    directory: Path
+    target: Target
+    key: Path
+    known_hosts: Path
+
+    @property
+    def stamp(self) -> Path:
+        return self.directory / "last-success.json"
+
+    @classmethod
+    def load(cls, path: Path) -> Config:
+        config = files.read_json(
+            path,
+            lambda raw: cls(
+                databases=list(raw["databases"]),
+                paths=[Path(p) for p in raw["paths"]],
+                keep=int(raw["keep"]),
+                directory=Path(raw["directory"]),
+                target=Target(**raw["target"]),
+                key=Path(raw["key"]),
+                known_hosts=Path(raw["known_hosts"]),
+            ),
+        )
+        if config.keep < 1:
+            raise BackupError(f"{path}: keep is {config.keep}; at least one snapshot must stay")
+        for name in config.databases:
+            if not mariadb.DATABASE_NAME.fullmatch(name):
+                raise BackupError(f"{path}: {name!r} is not the name of a database")
+        for directory in config.paths:
+            if not directory.is_absolute() or ".." in directory.parts or directory == Path("/"):
+                raise BackupError(f"{path}: {str(directory)!r} is not an absolute path below /")
+        return config
+
+
+# Programs
+
+
+@contextmanager
+def about(what: str) -> Iterator[None]:
+    """Begin the message of whatever fails with what was done."""
+    try:
+        yield
+    except BackupError:  # a signal, which says what it is
+        raise
+    except Failure as error:
+        raise BackupError(f"{what}: {error}") from error
+
+
+# The backup host
+
+
+class Remote:
+    """Snapshots on the backup host, reached by nothing but rsync."""
+
+    def __init__(self, config: Config, scratch: Path) -> None:
+        target = config.target
+        self.scratch = scratch
+        self.host = target.host
+        self.root = ssh.location(target.user, target.host, target.path)
+        # The one pinned key stands for the backup host, by whatever address it is reached.
+        self.shell = ssh.remote_shell(config.key, target.port, config.known_hosts, "civicrm-backup-target")
+
+    def rsync(self, what: str, *arguments: str) -> None:
+        common = ["--recursive", "--times", "--perms", "--timeout=600", f"--rsh={self.shell}"]
+        with about(f"{what} ({self.host})"):
+            run_program("rsync", *common, *arguments, timeout=RSYNC_SECONDS)
+
+    def snapshots(self) -> dict[str, dict[str, Any] | None]:
+        """Every snapshot directory, oldest first, with its manifest; None for one that is not complete."""
+        local = Path(tempfile.mkdtemp(dir=self.scratch))
+        filters = ["--include=/*/", f"--include=/*/{MANIFEST}", "--exclude=*"]
+        self.rsync("listing snapshots", *filters, f"{self.root}/", f"{local}/")
+        found: dict[str, dict[str, Any] | None] = {}
+        for directory in sorted(d for d in local.iterdir() if SNAPSHOT_NAME.fullmatch(d.name)):
+            found[directory.name] = read_manifest(directory)
+        return found
+
+    def push(self, snapshot: Path) -> None:
+        remote = f"{self.root}/{snapshot.name}/"
+        self.rsync("sending the snapshot", "--fsync", f"--exclude=/{MANIFEST}", f"{snapshot}/", remote)
+        self.rsync("sending the manifest", "--fsync", f"{snapshot}/", remote)
+
+    def fetch(self, name: str, files: Iterable[str]) -> Path:
+        local = Path(tempfile.mkdtemp(dir=self.scratch))
+        filters = [f"--include=/{file}" for file in files] + ["--exclude=*"]
+        self.rsync(f"fetching snapshot {name}", *filters, f"{self.root}/{name}/", f"{local}/")
+        return local
+
+    def delete(self, name: str) -> None:
+        """Remove a snapshot, its manifest first: rsync deletes what an empty source lacks and no filter protects."""
+        source = Path(tempfile.mkdtemp(dir=self.scratch))
+        (source / name).mkdir()
+        manifest = [f"--include=/{name}/", f"--include=/{name}/{MANIFEST}", "--exclude=*"]
+        self.rsync(f"removing snapshot {name}", "--delete", *manifest, f"{source}/", f"{self.root}/")
+        (source / name).rmdir()
+        everything = [f"--include=/{name}/***", "--exclude=*"]
+        self.rsync(f"removing snapshot {name}", "--delete", *everything, f"{source}/", f"{self.root}/")
+
+
+# Manifests
+
+
+def read_manifest(directory: Path) -> dict[str, Any] | None:
+    """The manifest in a directory; None unless it is whole and speaks of this very snapshot."""
+
+    def checked(raw: dict[str, Any]) -> dict[str, Any] | None:
+        names = all(entry["file"] == Path(entry["file"]).name for entry in entries(raw))
+        whole = all(len(entry["sha256"]) == 64 and entry["size"] >= 0 for entry in entries(raw))
+        return raw if names and whole and (raw["snapshot"], raw["format"]) == (directory.name, FORMAT) else None
+
+    try:
+        return files.read_json(directory / MANIFEST, checked)
+    except files.Unreadable:
+        return None
+
+
+def entries(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*manifest["databases"], *manifest["paths"]]
+
+
+def check_files(directory: Path, wanted: list[dict[str, Any]]) -> None:
+    """Compare every file with its entry in the manifest."""
+    for entry in wanted:
+        path = directory / entry["file"]
+        try:
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise BackupError(f"{entry['file']} is missing from the snapshot") from error
+        if (size, digest) != (entry["size"], entry["sha256"]):
+            raise BackupError(f"{entry['file']} differs from the manifest's checksum")
+
+
+def choose(snapshots: dict[str, dict[str, Any] | None], name: str) -> tuple[str, dict[str, Any]]:
+    complete = {k: v for k, v in snapshots.items() if v is not None}
+    if not complete:
+        raise BackupError("there is no complete snapshot on the backup host")
+    if name == "latest":
+        name = max(complete)
+    if name not in complete:
+        raise BackupError(f"there is no complete snapshot {name!r}; civicrm-backup list shows those there are")
+    return name, complete[name]
+
+
+def describe(manifest: dict[str, Any]) -> str:
+    parts = [f"{d['name']} ({d['tables']} tables)" for d in manifest["databases"]]
+    parts += [f"{p['path']} ({p['entries']} entries)" for p in manifest["paths"]]
+    return ", ".join(parts) or "nothing"
+
+
+def megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
+
+
+# Dumps
+
+
+def dump_database(name: str, directory: Path) -> dict[str, Any]:
+    file = directory / f"database-{name}.sql.gz"
+    with about(f"database {name}"):
+        charset, collation = mariadb.charset(name)
+        made = mariadb.dump(name, file)
+    return {"name": name, "file": file.name, **made._asdict(), "charset": charset, "collation": collation}
+
+
+def pack_path(number: int, path: Path, directory: Path) -> dict[str, Any]:
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", str(path)).strip("-")
+    index = directory.parent / "index"
+    argv = ["tar", "--create", "--file=-", "--directory=/", "--acls", "--xattrs"]
+    argv += ["--verbose", f"--index-file={index}", "--", str(path.relative_to("/"))]
+    # tar ends with 1 when a file changed while it was read: a mailbox does.
+    file = directory / f"path-{number}-{slug}.tar.gz"
+    with about(str(path)):
+        made = streams.compress(argv, file, tolerated=(1,))
+    if made.warning:
+        print(f"civicrm-backup: warning: {path}: {made.warning}", file=sys.stderr)
+    with index.open("rb") as lines:
+        count = sum(1 for _ in lines)
+    index.unlink()
+    return {"path": str(path), "file": file.name, "size": made.size, "sha256": made.sha256, "entries": count}
+
+
+# Commands
+
+
+@contextmanager
+def exclusive(config: Config) -> Iterator[Path]:
+    """One run or restore at a time, in an empty scratch directory that does not outlive it."""
+    with locks.locked(config.directory / "lock", wait=0, busy="another civicrm-backup is at work on this host"):
+        scratch = config.directory / "scratch"
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(mode=0o700)
+        try:
+            yield scratch
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def new_name(existing: Iterable[str]) -> str:
+    """A name above every other: the newest snapshot is the one with the highest name."""
+    newest = max(existing, default="")
+    for _ in range(3):
+        name = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        if name > newest:
+            return name
+        time.sleep(1)
+    raise BackupError(f"snapshot {newest} on the backup host is from the future: check this host's clock")
+
+
+def refuse_emptied(databases: list[dict[str, Any]], snapshots: dict[str, dict[str, Any] | None]) -> None:
+    """Refuse to follow a full snapshot by an empty one: a host that was rebuilt but not yet restored would do that."""
+    complete = {name: manifest for name, manifest in snapshots.items() if manifest is not None}
+    if not complete:
+        return
+    newest = max(complete)
+    before = {entry["name"]: entry["tables"] for entry in complete[newest]["databases"]}
+    for entry in databases:
+        if entry["tables"] == 0 and before.get(entry["name"], 0) > 0:
+            raise BackupError(
+                f"database {entry['name']} is empty here but has {before[entry['name']]} tables in snapshot {newest}: "
+                "restore first, or drop it from the newest snapshot on purpose with run --allow-empty"
+            )
+
+
+def run(config: Config, allow_empty: bool) -> None:
+    started = time.time()
+    with exclusive(config) as scratch:
+        remote = Remote(config, scratch)
+        # Asked first: an unreachable backup host is known before anything is dumped.
+        existing = remote.snapshots()
+        directory = scratch / new_name(existing)
+        directory.mkdir(mode=0o700)
+        databases = [dump_database(name, directory) for name in config.databases]
+        if not allow_empty:
+            refuse_emptied(databases, existing)
+        present = [path for path in config.paths if path.is_dir()]
+        absent = [str(path) for path in config.paths if path not in present]
+        for path in absent:
+            print(f"civicrm-backup: warning: {path} does not exist, the snapshot is without it", file=sys.stderr)
+        paths = [pack_path(number, path, directory) for number, path in enumerate(present, start=1)]
+        manifest = {
+            "format": FORMAT,
+            "snapshot": directory.name,
+            "host": socket.gethostname(),
+            "databases": databases,
+            "paths": paths,
+            "absent": absent,
+        }
+        files.write_json(directory / MANIFEST, manifest, mode=0o600, indent=2)
+        remote.push(directory)
+        size = sum(entry["size"] for entry in entries(manifest))
+        finished = time.time()
+        made = {
+            "snapshot": directory.name,
+            "time": int(finished),
+            "bytes": size,
+            "seconds": round(finished - started, 1),
+        }
+        files.write_json(config.stamp, made, mode=0o600, indent=2)
+        print(f"snapshot {directory.name} complete: {megabytes(size)}, {describe(manifest)}")
+        prune(config, remote, existing)
+
+
+def prune(config: Config, remote: Remote, existing: dict[str, dict[str, Any] | None]) -> None:
+    """Keep the newest complete snapshots, the one just made included; incomplete ones go."""
+    complete = [name for name, manifest in existing.items() if manifest is not None]
+    kept = complete[-(config.keep - 1) :] if config.keep > 1 else []
+    for name in existing:
+        if name not in kept:
+            remote.delete(name)
+            print(f"snapshot {name} removed{'' if name in complete else ': it was never complete'}")
+
+
+def show(config: Config) -> None:
+    with exclusive(config) as scratch:
+        for name, manifest in Remote(config, scratch).snapshots().items():
+            if manifest is None:
+                print(f"{name}  INCOMPLETE")
+            else:
+                size = sum(entry["size"] for entry in entries(manifest))
+                print(f"{name}  {megabytes(size)}  {describe(manifest)}")
+
+
+def verify(config: Config, snapshot: str) -> None:
+    with exclusive(config) as scratch:
+        remote = Remote(config, scratch)
+        name, manifest = choose(remote.snapshots(), snapshot)
+        check_files(remote.fetch(name, (e["file"] for e in entries(manifest))), entries(manifest))
+        print(f"snapshot {name} is whole: {describe(manifest)}")
+
+
+def select(manifest: dict[str, Any], databases: list[str], paths: list[str]) -> tuple[list[Any], list[Any]]:
+    """What to restore: everything, or exactly what was asked for."""
+    if not databases and not paths:
+        return manifest["databases"], manifest["paths"]
+    paths = [path.rstrip("/") for path in paths]
+    for wanted, key in ((databases, "name"), (paths, "path")):
+        known = [entry[key] for entry in entries(manifest) if key in entry]
+        for item in wanted:
+            if item not in known:
+                raise BackupError(f"snapshot {manifest['snapshot']} has no {item}; it has {', '.join(known) or 'none'}")
+    return (
+        [entry for entry in manifest["databases"] if entry["name"] in databases],
+        [entry for entry in manifest["paths"] if entry["path"] in paths],
+    )
+
+
+def load_database(entry: dict[str, Any], source: Path) -> None:
+    with about(f"database {entry['name']} is incomplete now, restore it again"):
+        mariadb.load(entry["name"], source, entry["charset"], entry["collation"])
+
+
+def restore(config: Config, snapshot: str, databases: list[str], paths: list[str]) -> None:
+    with exclusive(config) as scratch:
+        remote = Remote(config, scratch)
+        name, manifest = choose(remote.snapshots(), snapshot)
+        dumps, archives = select(manifest, databases, paths)
+        local = remote.fetch(name, (entry["file"] for entry in [*dumps, *archives]))
+        try:
+            check_files(local, [*dumps, *archives])
+        except BackupError as error:
+            raise BackupError(f"snapshot {name}: {error}; nothing was changed") from error
+        for entry in dumps:
+            load_database(entry, local / entry["file"])
+            print(f"database {entry['name']} restored from {name}")
+        for entry in archives:
+            # Owners come back by name: uids may differ on a rebuilt host.
+            options = ["--directory=/", "--same-owner", "--preserve-permissions", "--acls", "--xattrs"]
+            with about(entry["path"]):
+                streams.feed(local / entry["file"], ["tar", "--extract", "--file=-", *options])
+            print(f"{entry['path']} restored from {name}")
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="civicrm-backup", description=__doc__.splitlines()[0])
+    parser.add_argument("--config", type=Path, default=Path(CONFIG), help="default: %(default)s")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    now = commands.add_parser("run", help="make a snapshot now and remove old ones")
+    now.add_argument("--allow-empty", action="store_true", help="even if a database is empty that was not before")
+    commands.add_parser("list", help="show the snapshots on the backup host")
+    check = commands.add_parser("verify", help="fetch a snapshot and compare it with its checksums")
+    back = commands.add_parser(
+        "restore",
+        help="replace databases and unpack directories from a snapshot",
+        description="Without --database and --path everything in the snapshot is restored. A database is replaced; "
+        "files are unpacked over what is there. Nothing is touched before all checksums agree.",
+    )
+    for command in (check, back):
+        command.add_argument("--snapshot", default="latest", metavar="NAME", help="default: the newest complete one")
+    back.add_argument("--database", action="append", default=[], metavar="NAME", help="only this one; repeatable")
+    back.add_argument("--path", action="append", default=[], metavar="DIRECTORY", help="only this one; repeatable")
+    return parser.parse_args(argv)
+
+
+def interrupted(number: int, _frame: object) -> None:
+    raise BackupError(f"stopped by {signal.Signals(number).name}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = parse(argv)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, interrupted)
+    os.umask(0o077)
+    try:
+        config = Config.load(options.config)
+        if options.command == "run":
+            run(config, options.allow_empty)
+        elif options.command == "list":
+            show(config)
+        elif options.command == "verify":
+            verify(config, options.snapshot)
+        else:
+            restore(config, options.snapshot, options.database, options.path)
+    except (Failure, OSError) as error:
+        print(f"civicrm-backup: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,148 @@
+"""Say how long the certificates run that the daemons of this host really show.
+
+Asks each address with openssl, as a client would: so a daemon that still shows its old certificate, a wrong one, and a
+name that nobody serves are found, which no look at the files finds. Whom it asks: /etc/certificate-expiry.json.
+Exit status: 0 all are shown, trusted and run for 14 days; 1 one is not; 2 it could not be checked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import datetime
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from civicrm_tools.core import certificates, files, metrics
+from civicrm_tools.core.command import Failure
+from civicrm_tools.core.metrics import Family, gauge
+
+CONFIG = Path("/etc/certificate-expiry.json")
+ENOUGH_DAYS = 14
+ANSWER_SECONDS = 15
+AT_ONCE = 8
+
+
+class ExpiryError(Failure):
+    """What could not be checked, in one line for the operator."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a certificate is shown. server_name: sent as SNI, and the name that has to stand in it."""
+
+    server_name: str
+    address: str
+    port: int
+    starttls: str | None = None
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return {"name": self.server_name, "port": str(self.port)}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What an endpoint showed. days: left, None if nothing was shown; problem: one line, empty if all is well."""
+
+    days: float | None
+    trusted: bool
+    problem: str
+
+
+def load(path: Path) -> list[Endpoint]:
+    """Return what is to be asked. Raises Failure."""
+
+    def build(raw: dict[str, Any]) -> list[Endpoint]:
+        return [Endpoint(e["server_name"], e["address"], int(e["port"]), e.get("starttls")) for e in raw["shown"]]
+
+    return files.read_json(path, build)
+
+
+def run(*command: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a command; a server that accepts and then says nothing ends with its time."""
+    try:
+        return subprocess.run(
+            command, input=given, capture_output=True, text=True, errors="replace", timeout=ANSWER_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, 124, "", f"no answer within {ANSWER_SECONDS} s")
+    except OSError as error:
+        raise ExpiryError(f"{command[0]}: {error}") from error
+
+
+def ask(endpoint: Endpoint, now: datetime.datetime) -> Shown:
+    """Return what the endpoint shows to a client that asks for its server_name."""
+    address = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
+    name = ["-servername", endpoint.server_name, "-verify_hostname", endpoint.server_name]
+    starttls = ["-starttls", endpoint.starttls] if endpoint.starttls else []
+    answer = run("openssl", "s_client", "-connect", f"{address}:{endpoint.port}", *name, *starttls)
+    pem = re.search(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\n", answer.stdout, re.DOTALL)
+    if not pem:
+        return Shown(None, False, reason(answer.stderr))
+    days = certificates.days_left(pem[0], now)
+    if days is None:
+        return Shown(None, False, "what was shown is no certificate")
+    # The first one: after the session a TLS 1.3 server's tickets repeat it.
+    verdict = re.search(r"Verify return code: (\d+) \((.*)\)", answer.stdout)
+    trusted = verdict is not None and verdict[1] == "0"
+    problem = "" if trusted else f"not trusted: {verdict[2] if verdict else 'no verdict'}"
+    return Shown(days, trusted, problem or ("" if days >= ENOUGH_DAYS else f"less than {ENOUGH_DAYS} days"))
+
+
+def reason(stderr: str) -> str:
+    """Return openssl's own word in one line: that of the system (Connection refused) comes first."""
+    found = re.search(r"(?:connect:errno=\d+|:system library:[^:]*:([^:\n]+))", stderr)
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    return (found and found[1]) or (lines[-1].strip()[:200] if lines else "nothing was shown")
+
+
+def families(found: dict[Endpoint, Shown], timestamp: float) -> list[Family]:
+    """Return what the endpoints showed as metrics."""
+    days = [(e.labels, shown.days) for e, shown in found.items() if shown.days is not None]
+    return [
+        Family(
+            "certificate_shown",
+            "gauge",
+            "Whether a certificate was shown.",
+            [(e.labels, shown.days is not None) for e, shown in found.items()],
+        ),
+        Family(
+            "certificate_trusted",
+            "gauge",
+            "Whether this host trusts the certificate shown for that name.",
+            [(e.labels, shown.trusted) for e, shown in found.items()],
+        ),
+        Family(
+            "certificate_expiry_days",
+            "gauge",
+            "Days until the certificate shown expires; missing where none was shown.",
+            days,
+        ),
+        gauge("certificate_expiry_last_run_timestamp_seconds", "When the daemons were last asked.", int(timestamp)),
+    ]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write metrics to FILE instead of printing a table")
+    options = parser.parse_args(argv)
+    now = datetime.datetime.now(datetime.UTC)
+    try:
+        endpoints = load(CONFIG)
+        with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+            found = dict(zip(endpoints, pool.map(lambda endpoint: ask(endpoint, now), endpoints), strict=True))
+        if options.output:
+            metrics.write(options.output, families(found, now.timestamp()))
+    except (Failure, OSError) as error:
+        print(f"certificate-expiry: {error}", file=sys.stderr)
+        return 2
+    for endpoint, shown in found.items():
+        days = "no certificate" if shown.days is None else f"{shown.days:.0f} days left"
+        if shown.problem or not options.output:
+            print(f"{endpoint.server_name}:{endpoint.port}: {days}{f': {shown.problem}' if shown.problem else ''}")
+    return int(any(shown.problem for shown in found.values()))

@@ -1,0 +1,296 @@
+"""Switch mailings off and on, and stop everything in an emergency.
+
+  mailing status      what holds, since when, by whom, and what lies in the queues
+  mailing off         no mailing is sent: CiviCRM's mailing job does not start, what is queued of mailings goes on hold
+  mailing on          the opposite of off
+  mailing panic       nothing leaves: off for all mail, in every Postfix instance
+  mailing resume      the opposite of panic
+
+panic and off put mail on hold, what is queued and what is still submitted; deliveries in flight may finish. They stay
+after a reboot and a converge. resume and on put back only what panic or off held, a few at a time: COUNT messages
+every SECONDS (100 5), or all at once with --at-once. Ctrl-C leaves the rest on hold; the same command goes on.
+
+Exit status: 0, 1 error, 2 wrong arguments, 3 ended by --adaptive, 4 ended by a panic, 130 ended by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from civicrm_tools.core import command, metrics
+from civicrm_tools.core.command import DONE, Failure, in_words, messages
+from civicrm_tools.mail import log as maillog
+from civicrm_tools.mail import postfix, queue_sizes, switch, trickle
+from civicrm_tools.mail.postfix import Instance, Message
+from civicrm_tools.mail.selection import job
+from civicrm_tools.mail.switch import State
+
+NAME = "mailing"
+COUNT, SECONDS = 100, 5.0
+OUTGOING = ("active", "incoming", "deferred")
+
+
+def panic(options: argparse.Namespace) -> int:
+    """Hold everything, and remember what was on hold before.
+
+    The order matters: first nothing new is begun and what comes is held, then the queue, and a second time for what
+    was on its way between the two.
+    """
+    instances = postfix.instances()
+    try:
+        before = switch.read("panic")
+    except Failure as failure:
+        # Nothing that lies on hold now would be put back: better than to send what somebody had stopped.
+        before = None
+        print(f"{NAME}: {failure}")
+    kept = before.kept if before else {i.name: sorted(postfix.queue_ids(i, "hold")) for i in instances}
+    switch.write("panic", State(time.time(), command.operator(), options.reason, kept))
+    unswitched = [i.name for i in instances if not switch.write_switch(i, switch.wanted())]
+    held = 0
+    for where in instances:
+        postfix.pause(where)
+    try:
+        for sweep in range(2):
+            if sweep:
+                time.sleep(options.settle)
+            held += sum(postfix.hold_all(where, queue) for where in instances for queue in OUTGOING)
+    finally:
+        for where in instances:
+            forget(where)
+    write_metrics()
+    say(options, "panic", f"panic: {messages(held)} put on hold; deliveries in flight may finish", held=held)
+    return warn(unswitched)
+
+
+def off(options: argparse.Namespace) -> int:
+    """Hold mailings, and let all other mail go on."""
+    instances = postfix.instances()
+    before = switch.read("off")
+    kept = before.kept if before else {i.name: sorted(postfix.queue_ids(i, "hold")) for i in instances}
+    switch.write("off", State(time.time(), command.operator(), options.reason, kept))
+    unswitched = [i.name for i in instances if not switch.write_switch(i, switch.wanted())]
+    held = 0
+    for sweep in range(2):
+        if sweep:
+            time.sleep(options.settle)
+        held += sum(hold_mailings(where) for where in instances)
+    write_metrics()
+    say(options, "off", f"off: {messages(held)} of mailings put on hold; deliveries in flight may finish", held=held)
+    return warn(unswitched)
+
+
+def hold_mailings(where: Instance) -> int:
+    found = [m for m in postfix.listing(where) if m.queue in OUTGOING and job(m) is not None]
+    held = postfix.hold(where, [m.queue_id for m in found], *OUTGOING)
+    if held and any(m.queue == "active" for m in found):
+        postfix.reload(where)
+    return held
+
+
+def forget(where: Instance) -> None:
+    """Let the queue manager begin anew, without what is no longer there. One that is down has nothing to forget.
+
+    The reload waits for it while it is paused, so that it offers nothing in between.
+    """
+    try:
+        with contextlib.suppress(Failure):
+            postfix.reload(where)
+    finally:
+        postfix.go_on(where)
+
+
+def resume(options: argparse.Namespace) -> int:
+    """Put back what panic held."""
+    return put_back("panic", options)
+
+
+def on(options: argparse.Namespace) -> int:
+    """Put back what off held."""
+    if switch.path("panic").exists():
+        raise Failure("a panic holds everything: first `mailing resume`")
+    return put_back("off", options)
+
+
+def put_back(name: str, options: argparse.Namespace) -> int:
+    """End a state: new mail goes out at once, what was held a few at a time, and last the mailing jobs start again."""
+    with switch.alone():
+        return _put_back(name, options)
+
+
+def _put_back(name: str, options: argparse.Namespace) -> int:
+    holding = switch.read(name)
+    if not holding:
+        options.reporter.say("nothing", "there is no panic" if name == "panic" else "mailings are on")
+        return DONE
+    instances = postfix.instances()
+    for where in instances:
+        postfix.need_running(where)
+    if holding.left is None:
+        still_off = name == "panic" and switch.path("off").exists()
+        holding.left = {i.name: sorted(releasable(i, holding, name, still_off)) for i in instances}
+        switch.write(name, holding)
+    for where in instances:
+        switch.write_switch(where, switch.wanted())
+        postfix.go_on(where)
+    ended = release(options, instances, holding.left)
+    if ended.status == DONE:
+        switch.remove(name)
+        for where in instances:
+            switch.write_switch(where, switch.wanted())
+        write_metrics()
+    else:
+        if ended.status != trickle.PANIC and (now := switch.read(name)):
+            now.left = holding.left
+            switch.write(name, now)
+        ended.why += f"; `mailing {options.action}` goes on"
+    return trickle.finish(ended, options.reporter)
+
+
+def releasable(where: Instance, holding: State, name: str, still_off: bool) -> set[str]:
+    """What this state has put on hold: all of hold but what was there before or what off still wants there."""
+    found = postfix.queue_ids(where, "hold").difference(holding.kept.get(where.name, ()))
+    if name == "off" or still_off:
+        mailings = {m.queue_id for m in postfix.listing(where) if m.queue == "hold" and job(m) is not None}
+        found = found & mailings if name == "off" else found - mailings
+    return found
+
+
+def release(options: argparse.Namespace, instances: Sequence[Instance], rest: dict[str, list[str]]) -> trickle.End:
+    """Release the queue IDs in `rest`, instance after instance, and take what was released out of it."""
+    total = left = 0
+    for where in instances:
+        wanted = set(rest.get(where.name, ()))
+
+        def choose(where: Instance = where, wanted: set[str] = wanted) -> list[Message]:
+            if not wanted & postfix.queue_ids(where, "hold"):
+                return []
+            return sorted((m for m in postfix.listing(where) if m.queue == "hold" and m.queue_id in wanted), key=order)
+
+        def released(ids: Iterable[str], wanted: set[str] = wanted) -> None:
+            # A message that an operator holds again afterwards stays there.
+            wanted.difference_update(ids)
+
+        chosen = choose()
+        pace = trickle.Pace(max(1, len(chosen)) if options.at_once else options.count, options.seconds)
+        options.reporter.bar = None
+        how = "at once" if options.at_once else f"{pace}"
+        options.reporter.say("plan", f"{where.name}: {messages(len(chosen))} to put back, {how}", on_hold=len(chosen))
+        outcomes = maillog.Outcomes(options.log) if options.adaptive else None
+        ended = trickle.trickle(
+            where, pace, trickle.beginning_with(chosen, choose), options.reporter, outcomes, released
+        )
+        rest[where.name] = sorted(wanted)
+        total += ended.released
+        # It counts what it knew of, which is all that this state held.
+        left += ended.left
+        if ended.status != DONE:
+            return trickle.End(ended.status, ended.why, total, left)
+    return trickle.End(DONE, "all that was held is put back", total, left)
+
+
+def order(message: Message) -> tuple[int, str]:
+    return message.order
+
+
+def status(options: argparse.Namespace) -> int:
+    """One screen: the states, the queues, and whether Postfix's table says the same."""
+    found = {name: switch.read(name) for name in ("panic", "off")}
+    instances = postfix.instances()
+    wanted = switch.wanted()
+    astray = [where.name for where in instances if not switch.switch_is(where, wanted)]
+    sizes = queue_sizes.sizes()
+    if options.output:
+        metrics.write(options.output, switch.families())
+    elif options.json:
+        states = {
+            name: held and {k: getattr(held, k) for k in ("since", "by", "reason")} for name, held in found.items()
+        }
+        sending = "nothing" if found["panic"] else "no mailings" if found["off"] else "everything"
+        print(json.dumps({"sending": sending} | states | {"queues": sizes, "switch_astray": astray}, indent=2))
+    else:
+        print("\n".join(screen(found, sizes)))
+    if astray:
+        raise Failure(f"{', '.join(astray)} does not hold new mail as it should: run the command of the state again")
+    return DONE
+
+
+def screen(found: dict[str, State | None], sizes: dict[str, dict[str, int]]) -> list[str]:
+    panicking, is_off = found["panic"], found["off"]
+    lines = []
+    if panicking and panicking.left is not None:
+        lines.append(f"PANIC is ending: `mailing resume` has to put back the rest; {since(panicking)}")
+    elif panicking:
+        lines.append(f"PANIC: nothing leaves; {since(panicking)}")
+    if is_off:
+        lines.append(f"OFF: mailings are not sent; {since(is_off)}")
+    if not lines:
+        lines.append("on: mailings are sent")
+    names = [name for name in queue_sizes.QUEUES if name not in ("bounce", "flush")]
+    lines.append("".join(["", f"{'':<18}", *(f"{name:>10}" for name in names)]))
+    for instance, queues in sizes.items():
+        lines.append("".join([f"{instance:<18}", *(f"{queues[name]:>10,}" for name in names)]))
+    return lines
+
+
+def since(holding: State) -> str:
+    why = f": {holding.reason}" if holding.reason else ""
+    return f"since {switch.stamp(holding.since)} ({in_words(time.time() - holding.since)}), by {holding.by}{why}"
+
+
+def write_metrics() -> None:
+    """Replace the metrics' file where node_exporter reads one; a timer writes it as well."""
+    metrics.write(switch.METRICS, switch.families())
+
+
+def say(options: argparse.Namespace, event: str, text: str, **values: object) -> None:
+    options.reporter.say(event, text, **values)
+
+
+def warn(unswitched: list[str]) -> int:
+    """The emergency measure is taken in any case; what it could not do is an error."""
+    if unswitched:
+        raise Failure(f"new mail is not held in {', '.join(unswitched)}: its header_checks name no mailing_state")
+    return DONE
+
+
+def parser() -> argparse.ArgumentParser:
+    made = command.Parser(prog=NAME, description=__doc__)
+    actions = made.add_subparsers(dest="action", required=True, metavar="COMMAND")
+    for name, function in (("status", status), ("off", off), ("on", on), ("panic", panic), ("resume", resume)):
+        one = actions.add_parser(name, help=(function.__doc__ or "").splitlines()[0], description=function.__doc__)
+        one.set_defaults(function=function, output=None)
+        one.add_argument("--json", action="store_true", help="print JSON")
+        if name in ("off", "panic"):
+            one.add_argument("--reason", default="", metavar="TEXT", help="why, for the colleague who comes next")
+            one.add_argument("--settle", type=float, default=1.0, metavar="SECONDS", help=argparse.SUPPRESS)
+        if name in ("on", "resume"):
+            one.add_argument("count", type=int, nargs="?", default=COUNT, metavar="COUNT", help="messages each time")
+            one.add_argument(
+                "seconds", type=float, nargs="?", default=SECONDS, metavar="SECONDS", help="between two times"
+            )
+            one.add_argument("--at-once", action="store_true", help="all of them, without a pace")
+            one.add_argument("--adaptive", action="store_true", help="slower at 10 %% deferrals, an end at 50 %%")
+            one.add_argument("--log", type=Path, default=maillog.LOG, metavar="FILE", help="log that --adaptive reads")
+        if name == "status":
+            one.add_argument(
+                "--output", type=Path, metavar="FILE", help="replace this file with Prometheus text instead"
+            )
+    return made
+
+
+def body(argv: Sequence[str] | None) -> int:
+    options = parser().parse_args(argv)
+    options.reporter = trickle.Reporter(options.json)
+    if getattr(options, "count", 1) < 1 or getattr(options, "seconds", 1) <= 0:
+        raise Failure("COUNT must be at least 1 and SECONDS more than 0", command.USAGE)
+    command.need_root()
+    return int(options.function(options))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command.run(NAME, body, argv)

@@ -1,0 +1,526 @@
+"""Hand out the providers' budgets: so many deliveries a second to each, whichever of its domains they are for.
+
+Postfix asks before each delivery: smtp(8) looks a destination up in smtp_connection_cache_destinations exactly once per
+delivery, before it connects, and in a transport of a provider that table is this program (socketmap_table(5)). The
+answer is always the same; it comes when the delivery may begin. So a budget may be any number, is shared by all
+connections and domains of a provider, does not hang on how fast the provider answers, and changes without a reload.
+
+A provider whose deferrals say that we send too fast gets half of its budget, again and again while they go on, and gets
+it back in the same steps when they have stopped. State: /var/lib/postfix-pace/state.json.
+
+  postfix-pace status [--json]   budgets in force, and why
+  postfix-pace restore NAME      give a provider its whole budget back at once
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from civicrm_tools.core import files, locks, metrics, systemd
+from civicrm_tools.core.command import Failure
+from civicrm_tools.core.metrics import Family, gauge
+
+TABLE = Path("/etc/postfix/providers.json")
+STATE = Path("/var/lib/postfix-pace/state.json")
+# The share of the budget that is handed out: what is left absorbs the jitter between a start and the provider's clock.
+USED = 0.98
+# A start that comes late may be made up for by the next ones within this time, seconds.
+CATCH_UP = 0.1
+# A changed budget holds for those who wait after this time, seconds.
+SLICE = 0.5
+# Postfix gives a table 100 s to answer and then goes on without it: nobody may wait that long.
+LONGEST_WAIT = 80
+# Halved at most so often.
+LOWEST = 6
+TICK = 5
+ANSWER = b"OK paced"
+DEFERRAL = re.compile(r" postfix-(?P<provider>[a-z0-9]+)/smtp\[\d+\]: .* status=deferred \((?P<reply>.*)\)$")
+
+
+class TableError(Failure):
+    """The table cannot be used; the text is one line that says what to change."""
+
+
+@dataclass(frozen=True)
+class BackOff:
+    """When deferrals lower a budget. Times in seconds."""
+
+    texts: tuple[str, ...] = ()
+    deferrals: int = 3
+    window: float = 120
+    step: float = 60
+    recover: float = 900
+
+
+@dataclass(frozen=True)
+class Provider:
+    """One entry of the table. `pattern` is what a deferral for our pace looks like; None: nothing lowers the budget."""
+
+    name: str
+    budget: float
+    connections: int
+    pattern: re.Pattern[str] | None
+
+    def rate(self, level: int) -> float:
+        """Deliveries a second after so many halvings; never so few that somebody would wait for too long."""
+        return max(self.budget / 2.0**level, min(self.budget, (self.connections + 1) / LONGEST_WAIT))
+
+    @property
+    def lowest(self) -> int:
+        """The last halving that still lowers the rate."""
+        return max((level for level in range(1, LOWEST + 1) if self.rate(level) < self.rate(level - 1)), default=0)
+
+
+@dataclass(frozen=True)
+class Table:
+    """What the role has written."""
+
+    providers: dict[str, Provider]
+    back_off: BackOff
+    log: Path
+    textfile_directory: Path
+
+
+def load_table(path: Path = TABLE) -> Table:
+    """Read the table. Raises Failure."""
+    return files.read_json(path, _table)
+
+
+def _pattern(texts: list[str]) -> re.Pattern[str] | None:
+    try:
+        return re.compile("|".join(f"(?:{text})" for text in texts)) if texts else None
+    except re.error as error:
+        raise ValueError(f"back_off: {error}") from error
+
+
+def _table(raw: Any) -> Table:
+    given = raw["back_off"]
+    back_off = BackOff(
+        texts=tuple(given["texts"]),
+        deferrals=int(given["deferrals"]),
+        window=float(given["window_seconds"]),
+        step=float(given["step_seconds"]),
+        recover=float(given["recover_seconds"]),
+    )
+    providers = {}
+    for entry in raw["providers"]:
+        texts = [*back_off.texts, *entry.get("back_off", ())]
+        budget, connections = float(entry["budget_per_second"]), int(entry["connections"])
+        if not 0 < budget < float("inf") or connections < 1:
+            raise TableError(f"{entry['name']}: budget_per_second and connections must be above 0")
+        providers[str(entry["name"])] = Provider(
+            name=str(entry["name"]),
+            budget=budget,
+            connections=connections,
+            pattern=_pattern(texts),
+        )
+    return Table(providers, back_off, Path(raw["mail_log"]), Path(raw["textfile_directory"]))
+
+
+@dataclass
+class Throttle:
+    """How often one provider's budget is halved, and why. Times are seconds since the epoch."""
+
+    level: int = 0
+    # The last step, and the last deferral for our pace.
+    stepped: float = 0.0
+    told: float = 0.0
+    reason: str = ""
+    lowered: int = 0
+    raised: int = 0
+    recent: deque[float] = field(default_factory=deque)
+
+    def deferred(self, now: float, reply: str, limits: BackOff, lowest: int) -> bool:
+        """Take in one deferral for our pace; True if it lowers the budget."""
+        self.told = now
+        self.recent.append(now)
+        self._forget(now - limits.window)
+        too_soon = self.stepped and now - self.stepped < limits.step
+        if len(self.recent) < limits.deferrals or too_soon or self.level >= lowest:
+            return False
+        self.level += 1
+        self.lowered += 1
+        self.stepped, self.reason = now, reply
+        # Those were due to the pace before this step.
+        self.recent.clear()
+        return True
+
+    def quiet(self, now: float, limits: BackOff) -> bool:
+        """Look at the clock; True if the budget rises by a step, as nothing was said for long enough."""
+        # A clock that was set back must not keep the budget low for ever.
+        self.told, self.stepped = min(self.told, now), min(self.stepped, now)
+        if not self.level or now - max(self.told, self.stepped) < limits.recover:
+            return False
+        self.level -= 1
+        self.raised += 1
+        self.stepped = now
+        return True
+
+    def _forget(self, before: float) -> None:
+        while self.recent and self.recent[0] < before:
+            self.recent.popleft()
+        while len(self.recent) > 10_000:
+            self.recent.popleft()
+
+
+KEPT = ("level", "stepped", "told", "reason", "lowered", "raised")
+
+
+def load_state(path: Path) -> dict[str, Throttle]:
+    """{provider: what is known of it}. A damaged file is as good as none: the provider will say it again."""
+    try:
+        return files.read_json(path, _throttles, "all providers have their whole budget")
+    except files.Missing:
+        return {}
+    except files.Unreadable as error:
+        say(str(error))
+        return {}
+
+
+def _throttles(raw: Any) -> dict[str, Throttle]:
+    return {
+        str(name): Throttle(
+            level=max(0, min(LOWEST, int(entry["level"]))),
+            stepped=float(entry["stepped"]),
+            told=float(entry["told"]),
+            reason=str(entry["reason"]),
+            lowered=int(entry["lowered"]),
+            raised=int(entry["raised"]),
+        )
+        for name, entry in raw.items()
+    }
+
+
+def say(text: str) -> None:
+    print(f"postfix-pace: {text}", file=sys.stderr, flush=True)
+
+
+def plain(number: float) -> str:
+    return f"{number:.3g}"
+
+
+@dataclass
+class Pace:
+    """The clock of one provider: who may begin when. First come, first served."""
+
+    due: float = 0.0
+    waiting: int = 0
+    begun: int = 0
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def wait(self, rate: Any) -> None:
+        """Return when a delivery may begin. `rate()` gives deliveries a second; it may change meanwhile."""
+        self.waiting += 1
+        try:
+            async with self.turn:
+                while True:
+                    now, interval = time.monotonic(), 1 / (rate() * USED)
+                    left = self.due + interval - now
+                    if left <= 0:
+                        break
+                    await asyncio.sleep(min(left, SLICE))
+                self.due = max(self.due + interval, now - min(CATCH_UP, interval))
+                self.begun += 1
+        finally:
+            self.waiting -= 1
+
+
+class Server:
+    """Answers Postfix, reads its log, keeps state and metrics."""
+
+    def __init__(self, path: Path, state: Path) -> None:
+        self.path, self.state, self.address = path, state, ""
+        self.table = load_table(path)
+        self.paces: dict[str, Pace] = {}
+        self.throttles = load_state(state)
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """Have a clock and a state for each provider of the table, and none for others."""
+        names = self.table.providers
+        self.paces = {name: self.paces.get(name) or Pace(due=time.monotonic()) for name in names}
+        self.throttles = {name: self.throttles.get(name) or Throttle() for name in names}
+        for name, throttle in self.throttles.items():
+            throttle.level = min(throttle.level, names[name].lowest)
+
+    def reload(self) -> None:
+        """Take a changed table; a broken one changes nothing."""
+        try:
+            self.table = load_table(self.path)
+        except Failure as error:
+            say(f"kept the old table: {error}")
+            return
+        self._arrange()
+        say("table read: " + ", ".join(f"{name} {plain(self.rate(name))}/s" for name in self.table.providers))
+        self.write()
+
+    def rate(self, name: str) -> float:
+        """A provider's budget in force, deliveries a second."""
+        return self.table.providers[name].rate(self.throttles[name].level)
+
+    async def grant(self, name: str) -> None:
+        """Wait for a provider's turn; one that is no longer in the table need not."""
+        if pace := self.paces.get(name):
+            await pace.wait(lambda: self.rate(name) if name in self.table.providers else float("inf"))
+
+    async def client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection of an smtp(8) process: netstrings "name key" in, one answer each."""
+        try:
+            while True:
+                length = await reader.readuntil(b":")
+                if not re.fullmatch(rb"\d{1,5}:", length):
+                    break
+                request = await reader.readexactly(int(length[:-1]) + 1)
+                if not request.endswith(b","):
+                    break
+                name = request.partition(b" ")[0].decode("ascii", "replace")
+                await self.grant(name)
+                writer.write(b"%d:%s," % (len(ANSWER), ANSWER))
+                await writer.drain()
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    def line(self, line: str, now: float) -> None:
+        """Take in one line of Postfix's log."""
+        found = DEFERRAL.search(line)
+        provider = self.table.providers.get(found["provider"]) if found else None
+        if not found or not provider or not provider.pattern:
+            return
+        reply = found["reply"][:1000]
+        if not provider.pattern.search(reply):
+            return
+        throttle, before = self.throttles[provider.name], self.rate(provider.name)
+        if throttle.deferred(now, reply[:200], self.table.back_off, provider.lowest):
+            say(f"{provider.name}: {plain(before)}/s -> {plain(self.rate(provider.name))}/s: {reply[:200]}")
+            self.save()
+            self.write()
+
+    def tick(self, now: float) -> None:
+        """Raise what has been quiet for long enough."""
+        for name, throttle in self.throttles.items():
+            before = self.rate(name)
+            if throttle.quiet(now, self.table.back_off):
+                say(f"{name}: {plain(before)}/s -> {plain(self.rate(name))}/s: no complaint about our pace for a while")
+                self.save()
+
+    def save(self) -> None:
+        entries = {name: {key: getattr(t, key) for key in KEPT} for name, t in self.throttles.items()}
+        with contextlib.suppress(OSError):
+            files.write_json(self.state, entries, indent=1)
+
+    def families(self, now: float) -> list[Family]:
+        """Return the budgets and what came of them as metrics; the only label is the provider."""
+        families = [
+            Family(name, kind, text, [({"provider": provider}, of(provider)) for provider in self.table.providers])
+            for name, kind, text, of in (
+                ("provider_budget_per_second", "gauge", "Deliveries a second that the table allows.", self._budget),
+                ("provider_pace_per_second", "gauge", "Deliveries a second that are allowed now.", self.rate),
+                ("provider_back_off_level", "gauge", "How often the budget is halved now.", self._level),
+                ("provider_back_off_lowered_total", "counter", "Steps down.", lambda n: self.throttles[n].lowered),
+                ("provider_back_off_raised_total", "counter", "Steps up.", lambda n: self.throttles[n].raised),
+                (
+                    "provider_deliveries_begun_total",
+                    "counter",
+                    "Deliveries let through.",
+                    lambda n: self.paces[n].begun,
+                ),
+                ("provider_deliveries_waiting", "gauge", "Deliveries that wait.", lambda n: self.paces[n].waiting),
+            )
+        ]
+        last = gauge("provider_pace_last_run_timestamp_seconds", "When these were written.", int(now))
+        return [*families, last]
+
+    def _budget(self, name: str) -> float:
+        return self.table.providers[name].budget
+
+    def _level(self, name: str) -> int:
+        return self.throttles[name].level
+
+    def write(self) -> None:
+        """Replace the file with metrics; without node_exporter there is nobody to write for."""
+        try:
+            metrics.write(self.table.textfile_directory / "postfix-pace.prom", self.families(time.time()))
+        except OSError as error:
+            say(f"no metrics: {error}")
+
+    async def follow(self) -> None:
+        """Read the log for ever, across its rotation. tail(1) is asked again should it end."""
+        while True:
+            tail = await asyncio.create_subprocess_exec(
+                *("tail", "-n", "0", "-F", "--", str(self.table.log)),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+                limit=1024 * 1024,
+            )
+            assert tail.stdout
+            try:
+                while True:
+                    # A line too long for the buffer is dropped, not fatal.
+                    with contextlib.suppress(ValueError):
+                        raw = await tail.stdout.readline()
+                        if not raw:
+                            break
+                        self.line(raw.decode(errors="replace").rstrip("\n"), time.time())
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    tail.kill()
+            await tail.wait()
+            await asyncio.sleep(1)
+
+    async def clock(self) -> None:
+        while True:
+            self.tick(time.time())
+            self.write()
+            systemd.notify("WATCHDOG=1")
+            self.look_after_socket()
+            await asyncio.sleep(TICK)
+
+    def look_after_socket(self) -> None:
+        """Have the socket's file made anew should somebody have removed it: Postfix would go on without a pace."""
+        if self.address and not Path(self.address).is_socket():
+            say(f"{self.address} is gone: having it made anew")
+            subprocess.run(["systemctl", "--no-block", "restart", "postfix-pace.socket"], check=False, timeout=10)
+
+    def restore(self) -> None:
+        """Take over a state that `postfix-pace restore` has written (SIGUSR1)."""
+        self.throttles = load_state(self.state)
+        self._arrange()
+        self.write()
+        say("state read: " + ", ".join(f"{name} {plain(self.rate(name))}/s" for name in self.table.providers))
+
+
+def listener(path: str | None) -> socket.socket:
+    """The socket that systemd holds, so that nobody is turned away while this program restarts, or one at `path`."""
+    if path is None:
+        return systemd.listening("postfix-pace.socket")
+    made = socket.socket(socket.AF_UNIX)
+    Path(path).unlink(missing_ok=True)
+    made.bind(path)
+    return made
+
+
+async def serve(table: Path, state: Path, path: str | None) -> None:
+    server = Server(table, state)
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_signal_handler(signal.SIGHUP, server.reload)
+    loop.add_signal_handler(signal.SIGUSR1, server.restore)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    made = listener(path)
+    server.address = made.getsockname()
+    # Since Python 3.13 the file would go when this program ends, and it is systemd's.
+    keep: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+    listening = await asyncio.start_unix_server(server.client, sock=made, **keep)
+    tasks = [asyncio.create_task(server.follow()), asyncio.create_task(server.clock())]
+    ended = asyncio.create_task(stop.wait())
+    systemd.notify("READY=1")
+    await asyncio.wait([*tasks, ended], return_when=asyncio.FIRST_COMPLETED)
+    listening.close()
+    for task in tasks:
+        if task.done():
+            # A reader or clock that died would leave budgets as they are, in silence: start anew instead.
+            task.result()
+        task.cancel()
+    server.save()
+
+
+def status(table: Table, throttles: dict[str, Throttle]) -> dict[str, dict[str, Any]]:
+    """{provider: budget, pace, level, since, reason}; since is None where the budget is whole."""
+    found = {}
+    for name, provider in table.providers.items():
+        throttle = throttles.get(name) or Throttle()
+        level = min(throttle.level, provider.lowest)
+        found[name] = {
+            "budget_per_second": provider.budget,
+            "pace_per_second": provider.rate(level),
+            "level": level,
+            "since": throttle.stepped if level else None,
+            "reason": throttle.reason if level else "",
+        }
+    return found
+
+
+def describe(found: dict[str, dict[str, Any]]) -> str:
+    lines = []
+    for name, entry in found.items():
+        text = f"{name}: {plain(entry['pace_per_second'])}/s"
+        if entry["level"]:
+            since = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(entry["since"]))
+            text += f" of {plain(entry['budget_per_second'])}/s since {since}: {entry['reason']}"
+        lines.append(text)
+    return "\n".join(lines) or "no provider has a budget"
+
+
+def give_back(name: str, table: Table, state: Path) -> None:
+    """Restore one provider in the state and have the service read it. Raises TableError."""
+    if name not in table.providers:
+        raise TableError(f"no provider '{name}': there is {', '.join(table.providers) or 'none'}")
+    throttles = load_state(state)
+    if name in throttles:
+        throttles[name].level = 0
+    entries = {key: {kept: getattr(t, kept) for kept in KEPT} for key, t in throttles.items()}
+    files.write_json(state, entries, indent=1)
+    subprocess.run(
+        ["systemctl", "kill", "--kill-whom=main", "--signal=USR1", "postfix-pace.service"], check=False, timeout=30
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="postfix-pace", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    top.add_argument("--table", type=Path, default=TABLE, help=argparse.SUPPRESS)
+    top.add_argument("--state", type=Path, default=STATE, help=argparse.SUPPRESS)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser("serve", help="hand out budgets; a service does this")
+    run.add_argument("--socket", metavar="PATH", help="listen here instead of on systemd's socket")
+    shown = commands.add_parser("status", help="budgets in force, and why")
+    shown.add_argument("--json", action="store_true", help="print JSON")
+    restored = commands.add_parser("restore", help="give a provider its whole budget back at once")
+    restored.add_argument("provider", metavar="NAME")
+    checked = commands.add_parser("check", help="check a table before it is used")
+    checked.add_argument("file", type=Path)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 0; 1 when something could not be done; 2 for wrong usage or a table that cannot be used."""
+    options = parser().parse_args(argv)
+    try:
+        if options.command == "serve":
+            # One process: two would double every budget.
+            with locks.locked(options.state.with_suffix(".lock"), wait=0, busy="another one runs"):
+                asyncio.run(serve(options.table, options.state, options.socket))
+            return 0
+        table = load_table(options.file if options.command == "check" else options.table)
+        if options.command == "status":
+            found = status(table, load_state(options.state))
+            print(json.dumps(found, indent=2) if options.json else describe(found))
+        elif options.command == "restore":
+            give_back(options.provider, table, options.state)
+    except locks.Busy as error:
+        print(f"postfix-pace: {error}", file=sys.stderr)
+        return 1
+    except Failure as error:
+        print(f"postfix-pace: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"postfix-pace: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,214 @@
+"""Whose recipient is it: the providers' table of the role postfix_mailing, and what Postfix itself says.
+
+A provider is what a transport's log lines begin with: all transports with `syslog_name=postfix-gmail` in master.cf
+are "gmail", however many share its load. Recipients in no table are "default". (transport(5), postconf(5))
+
+A domain belongs to a provider because the table says so, or because its mail goes to one of the provider's servers.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from civicrm_tools.core import files
+from civicrm_tools.core.command import Failure, seconds
+from civicrm_tools.mail import postfix
+from civicrm_tools.mail.postfix import Instance
+
+DEFAULT = "default"
+# Tables of patterns: Postfix asks them for whole addresses only.
+PATTERNS = ("pcre:", "regexp:")
+
+Lookup = Callable[[list[str], list[str]], dict[str, str]]
+
+
+def tables(value: str) -> list[str]:
+    """The tables in a parameter such as transport_maps, where one may hold others in braces."""
+    found, depth, begin = [], 0, 0
+    for position, letter in enumerate(value + ","):
+        depth += (letter == "{") - (letter == "}")
+        if depth == 0 and (letter == "," or letter.isspace()):
+            if word := value[begin:position].strip():
+                found.append(word)
+            begin = position + 1
+    return found
+
+
+def ask(where: Instance) -> Lookup:
+    """A function (tables, keys) -> {key: value} that asks `postmap -q` for all keys at once."""
+
+    def _ask(maps: list[str], keys: list[str]) -> dict[str, str]:
+        if not maps or not keys:
+            return {}
+        try:
+            said = where.command("postmap", "-q", "-", *maps, text="".join(f"{key}\n" for key in keys))
+        except Failure as failure:
+            # Exit status 1 without a word: none of the keys is in a table.
+            if str(failure) == "postmap: exit status 1":
+                return {}
+            raise
+        return dict(line.split("\t", 1) for line in said.splitlines() if "\t" in line)
+
+    return _ask
+
+
+def transports(addresses: Collection[str], maps: list[str], lookup: Lookup) -> dict[str, str]:
+    """{address: transport} for those that a table names: the address itself, its domain, a parent's, or *."""
+    indexed = [table for table in maps if not table.startswith(PATTERNS)]
+    found = {address: value for address, value in lookup(maps, sorted(addresses)).items() if address in addresses}
+    domains = {address: address.rpartition("@")[2].lower() for address in addresses if address not in found}
+    forms = {domain: candidates(domain) for domain in set(domains.values())}
+    values = lookup(indexed, sorted({form for choice in forms.values() for form in choice}))
+    for address, domain in domains.items():
+        value = next((values[form] for form in forms[domain] if form in values), None)
+        if value is not None:
+            found[address] = value
+    return {address: value.partition(":")[0] for address, value in found.items()}
+
+
+def candidates(domain: str) -> list[str]:
+    """The keys under which a table may name a domain, in Postfix's order."""
+    labels = domain.split(".")
+    return [domain, *("." + ".".join(labels[n:]) for n in range(1, len(labels))), "*"]
+
+
+def names(services: str) -> dict[str, str]:
+    """{transport: provider} in the text of `postconf -P`."""
+    return dict(re.findall(r"^([^\s/]+)/unix/syslog_name = postfix-([\w-]+)$", services, re.M))
+
+
+class Providers:
+    """The providers of one instance; its configuration is read once."""
+
+    def __init__(self, where: Instance) -> None:
+        self._lookup = ask(where)
+        self._maps = tables(where.parameter("transport_maps"))
+        self._names = names(where.command("postconf", "-P", "*/unix/syslog_name"))
+        self._known: dict[str, str] = {}
+
+    @property
+    def all(self) -> list[str]:
+        """Every provider with a transport of its own, and "default"."""
+        return [*sorted(set(self._names.values())), DEFAULT]
+
+    def check(self, wanted: Iterable[str]) -> None:
+        """Raise Failure for a provider that does not exist: it would match nothing, without a word."""
+        for name in wanted:
+            if name not in self.all:
+                raise Failure(f"unknown provider '{name}': there is {', '.join(self.all)}")
+
+    def learn(self, addresses: Iterable[str]) -> None:
+        """Look up many addresses at once; `of` then answers from memory."""
+        new = {address for address in addresses if address not in self._known}
+        chosen = transports(new, self._maps, self._lookup)
+        for address in new:
+            transport = chosen.get(address, "")
+            self._known[address] = self._names.get(transport, transport) or DEFAULT
+
+    def of(self, address: str) -> str:
+        """The provider of one recipient."""
+        if address not in self._known:
+            self.learn([address])
+        return self._known[address]
+
+
+# The table
+
+TABLE = Path("/etc/postfix/providers.json")
+DOMAIN = re.compile(r"(?=.{1,253}$)(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]")
+# postfix-pace hands out this share of a budget.
+USED = 0.98
+
+
+@dataclass(frozen=True)
+class Provider:
+    """One entry of the table. `share` is how much of the largest mailing goes there; None if nobody has said."""
+
+    name: str
+    domains: frozenset[str]
+    mx_suffixes: tuple[str, ...]
+    budget: float
+    connections: int
+    share: float | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """The whole table; `lifetime` is in seconds, `own` are the domains that this host serves."""
+
+    providers: tuple[Provider, ...]
+    own: frozenset[str]
+    default_connections: int
+    lifetime: int
+    log: Path
+    textfile_directory: Path
+
+    def by_domain(self, domain: str) -> str:
+        """The provider that the table names for a domain, or nothing."""
+        return next((provider.name for provider in self.providers if domain in provider.domains), "")
+
+    def by_server(self, server: str) -> str:
+        """The provider whose mail server this is, or nothing."""
+        for provider in self.providers:
+            if any(server and f".{server}".endswith(f".{suffix}") for suffix in provider.mx_suffixes):
+                return provider.name
+        return ""
+
+    def get(self, name: str) -> Provider | None:
+        """The provider of this name; None is the default. Raises Failure if there is none."""
+        if name == DEFAULT:
+            return None
+        for provider in self.providers:
+            if provider.name == name:
+                return provider
+        known = ", ".join([*(provider.name for provider in self.providers), DEFAULT])
+        raise Failure(f"unknown provider '{name}': there is {known}")
+
+
+def load(path: Path) -> Table:
+    """Read the table. Raises Failure."""
+    try:
+        return files.read_json(path, _table)
+    except files.Missing as error:
+        raise Failure(f"{path} is not there: the role postfix_mailing writes it") from error
+
+
+def _table(raw: dict[str, Any]) -> Table:
+    return Table(
+        providers=tuple(
+            Provider(
+                name=str(entry["name"]),
+                domains=frozenset(str(domain) for domain in entry["domains"]),
+                mx_suffixes=tuple(str(suffix) for suffix in entry.get("mx_suffixes", ())),
+                budget=float(entry["budget_per_second"]),
+                connections=int(entry["connections"]),
+                share=float(entry["recipients_share"]) if "recipients_share" in entry else None,
+            )
+            for entry in raw["providers"]
+        ),
+        own=frozenset(raw["own_domains"]),
+        default_connections=int(raw["default_concurrency"]),
+        lifetime=seconds(raw["queue_lifetime"]),
+        log=Path(raw["mail_log"]),
+        textfile_directory=Path(raw["textfile_directory"]),
+    )
+
+
+def domain_of(text: str) -> str:
+    """The domain of an address, or the domain itself, in lower case; nothing if it is none."""
+    domain = text.strip().strip("<>").rpartition("@")[2].lower().rstrip(".")
+    return domain if DOMAIN.fullmatch(domain) else ""
+
+
+def paces() -> dict[str, float]:
+    """{provider: deliveries a second that are allowed now}; empty if postfix-pace cannot say."""
+    try:
+        said = json.loads(postfix.output("postfix-pace", "status", "--json"))
+        return {name: float(entry["pace_per_second"]) for name, entry in said.items()}
+    except (Failure, ValueError, TypeError, KeyError):
+        return {}

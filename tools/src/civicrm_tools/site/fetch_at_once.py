@@ -1,0 +1,72 @@
+"""Let a site's fetch_bounces run now, because mail has come into its mailbox.
+
+Starts the job's own unit, as its timer does, so that there is one run at a time, and again while more mail came during
+the run: at most once per pause. A run that fails leaves the mail where it is; then nothing is started until a run that
+the timer began has gone well, or the hold-off is over. The mailbox is only looked at.
+Exit status: 0, or 2 wrong arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import time
+from pathlib import Path
+
+
+def show(unit: str, name: str) -> str:
+    """Return a property of a unit as systemd prints it."""
+    command = ["systemctl", "show", f"--property={name}", "--value", unit]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
+def messages(maildir: Path) -> set[str]:
+    """Return the names of the messages in INBOX, without their flags: they stay the same while a message lies there."""
+    names = set()
+    for folder in ("new", "cur"):
+        try:
+            names |= {path.name.partition(":2,")[0] for path in (maildir / folder).iterdir()}
+        except OSError:
+            continue  # a mailbox that never had mail
+    return names
+
+
+def fetch(unit: str, maildir: Path, pause: float) -> bool:
+    """Run the job until no mail came while it ran; returns whether all went well.
+
+    What lay there before a run and still does is the job's own affair: it may be a message that it cannot read.
+    """
+    while True:
+        # A run that has begun already may have looked too early.
+        before = set() if show(unit, "ActiveState") == "activating" else messages(maildir)
+        if subprocess.run(["systemctl", "start", unit], capture_output=True).returncode != 0:
+            return False
+        time.sleep(pause)
+        if not messages(maildir) - before:
+            return True
+
+
+def healed(unit: str, seconds: float, every: float) -> bool:
+    """Wait until a run that somebody else began has gone well; False when the time was over first."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        time.sleep(every)
+        if show(unit, "ActiveState") == "inactive" and show(unit, "Result") == "success":
+            return True
+    return False
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("unit", help="the job's service")
+    parser.add_argument("maildir", type=Path)
+    parser.add_argument("--settle", type=float, default=1, metavar="SECONDS", help="wait for what comes together (1)")
+    parser.add_argument("--pause", type=float, default=10, metavar="SECONDS", help="between two runs, at least (10)")
+    parser.add_argument("--hold-off", type=float, default=900, metavar="SECONDS", help="after a failure (900)")
+    options = parser.parse_args(argv)
+    time.sleep(options.settle)
+    while messages(options.maildir) and not fetch(options.unit, options.maildir, options.pause):
+        print(f"{options.unit} failed: mail stays in the mailbox, the timer goes on", flush=True)
+        if not healed(options.unit, options.hold_off, options.pause):
+            break
+    return 0
