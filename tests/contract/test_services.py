@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import yaml
 from loading import ROOT
 
 UNITS = "roles/*/templates/etc/systemd/system"
@@ -133,6 +134,20 @@ def test_a_service_has_its_sections_in_order(path):
     begin = [name for name in service if name in first]
     assert service[: len(begin)] == begin
     assert list(dict.fromkeys(begin)) == [name for name in first if name in begin]
+
+
+@every_timer
+def test_a_timer_runs_in_every_hour_of_the_year(path):
+    """In local time all timers rest for an hour in autumn, and a run of the hour left out in spring is not made up."""
+    (calendar,) = re.findall(r"^OnCalendar=(.*)$", path.read_text(), re.M) or [""]
+    if variable := re.fullmatch(r"\{\{ (\w+) \}\}", calendar):
+        calendar = yaml.safe_load((path.parents[4] / "defaults/main.yml").read_text())[variable[1]]
+    assert not calendar or calendar == "{{ item.on_calendar }}" or calendar.endswith(" UTC")
+
+
+def test_jobs_of_the_crm_run_in_every_hour_of_the_year():
+    jobs = yaml.safe_load((ROOT / "roles/civicrm_int/defaults/main.yml").read_text())["civicrm_int_jobs"]
+    assert [job for job in jobs if not job["on_calendar"].endswith(" UTC")] == []
 
 
 @every_timer

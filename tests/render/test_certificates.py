@@ -29,7 +29,7 @@ def test_a_bad_certificate_is_no_failed_unit(render):
     unit = render("certificates", "etc/systemd/system/certificate-expiry.service")
     assert "SuccessExitStatus=1\n" in unit
     assert "--output /var/lib/prometheus/node-exporter/certificates.prom\n" in unit
-    assert "OnCalendar=hourly\n" in render("certificates", "etc/systemd/system/certificate-expiry.timer")
+    assert "OnCalendar=hourly UTC\n" in render("certificates", "etc/systemd/system/certificate-expiry.timer")
 
 
 @pytest.mark.parametrize(

@@ -17,4 +17,4 @@ def test_each_measure_is_a_file_of_node_exporters_directory(render):
 
 
 def test_twice_a_minute(render):
-    assert "OnCalendar=*:*:0/30\n" in render("mail_tools", "etc/systemd/system/mail-tools-metrics.timer")
+    assert "OnCalendar=*:*:0/30 UTC\n" in render("mail_tools", "etc/systemd/system/mail-tools-metrics.timer")
