@@ -11,6 +11,7 @@ import contextlib
 import fnmatch
 import glob
 import grp
+import importlib.util
 import os
 import pwd
 import re
@@ -156,6 +157,14 @@ def _managed(path: str, marker: str) -> bool:
     return marker.encode() in read(path)[:2000]
 
 
+def _bytecode_of(path: str) -> str:
+    """Return the source of a module's bytecode, which goes with its source; empty for any other file."""
+    try:
+        return importlib.util.source_from_cache(path)
+    except (ValueError, NotImplementedError):
+        return ""
+
+
 def removals(
     owns: list[dict[str, Any]], wanted: set[str], written: set[str], marker: str
 ) -> tuple[list[Change], list[str]]:
@@ -171,7 +180,7 @@ def removals(
                 continue
             if os.path.isdir(path) and not os.path.islink(path):
                 continue
-            if any(fnmatch.fnmatch(path, pattern) for pattern in own["except"]):
+            if any(fnmatch.fnmatch(path, pattern) for pattern in own["except"]) or _bytecode_of(path) in wanted:
                 continue
             if path in written or own["strangers"] == "remove" or _managed(path, marker):
                 removed = Target(

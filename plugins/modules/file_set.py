@@ -120,7 +120,7 @@ options:
       pattern:
         description:
           - Absolute glob. One that ends in C(/**) with O(owns[].strangers) C(remove) owns a whole tree, whose empty
-            directories are removed, too.
+            directories are removed, too. Bytecode stays and goes with its source.
         type: str
       strangers:
         description: What happens to files that we did not write.

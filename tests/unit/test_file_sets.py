@@ -158,6 +158,23 @@ def test_of_a_tree_that_a_set_owns_nothing_stale_is_left(tmp_path):
     assert tree(tmp_path / "etc") == {}
 
 
+def test_bytecode_stays_and_goes_with_its_source(tmp_path):
+    """It is made on the host; removed at each run, each run would change something."""
+    tools = tmp_path / "etc" / "tools"
+    owns = [{"pattern": f"{tools}/**", "strangers": "remove"}]
+    both = [file(tools / "a.py", "1\n"), file(tools / "p/b.py", "2\n")]
+    compile_all = {
+        "command": f"env -u PYTHONPYCACHEPREFIX {sys.executable} -m compileall -q {tools}",
+        "changed": [f"{tools}/*"],
+    }
+    apply(*both, owns=owns, commands=[compile_all])
+    assert len(list(tools.rglob("*.pyc"))) == 2
+    assert apply(*both, owns=owns, commands=[compile_all]).paths == []
+    apply(both[0], owns=owns)
+    assert [path.name.split(".")[0] for path in tools.rglob("*.pyc")] == ["a"]
+    assert not (tools / "p").exists()
+
+
 def test_a_directory_with_a_hidden_file_stays(tmp_path):
     """An editor's own file, say: it is neither removed nor looked at again and again."""
     tools = tmp_path / "etc" / "tools"
