@@ -32,8 +32,8 @@ from civicrm_tools.core.locks import locked
 from civicrm_tools.core.metrics import Family, gauge
 from civicrm_tools.mail import delivery_report
 from civicrm_tools.mail.delivery_report import Bounce
+from civicrm_tools.mail.providers import DEFAULT
 from civicrm_tools.mail.return_path import (
-    OTHER,
     SETTINGS,
     Entry,
     Folder,
@@ -129,6 +129,8 @@ class Breaker:
         self, settings: Settings, limits: Limits, database: sqlite3.Connection, now: float | None = None
     ) -> None:
         self.settings, self.limits, self.database = settings, limits, database
+        # Read at each pass: this process runs for months, and domains are learned every few minutes.
+        self.owners = settings.owners()
         self.now = time.time() if now is None else now
         self.shadow = limits.mode == "shadow"
 
@@ -180,7 +182,7 @@ class Breaker:
                 site.name,
                 name,
                 self.now,
-                bounce.provider(self.settings),
+                self.owners.of(bounce.recipient),
                 self.limits.is_policy(bounce),
             )
             self.database.execute("INSERT INTO event VALUES (?, ?, ?, ?, ?)", values)
@@ -279,7 +281,7 @@ class Breaker:
             quarantine, folder = Folder(site.maildir, QUARANTINE), Folder(site.maildir, target)
             for entry in quarantine.entries():
                 bounce = self._bounce(site, quarantine, entry)
-                if (bounce.provider(self.settings) if bounce else OTHER) != provider:
+                if (self.owners.of(bounce.recipient) if bounce else DEFAULT) != provider:
                     continue
                 folder.make()
                 moved += quarantine.move(entry, folder)
@@ -300,7 +302,7 @@ class Breaker:
                     "refusals": recent.get(name, (0, 0))[0],
                     "bounces": recent.get(name, (0, 0))[1],
                 }
-                for name in providers(self.settings)
+                for name in self.owners.names
             },
             "sites": {
                 site.name: {
@@ -354,11 +356,6 @@ class Breaker:
         ]
 
 
-def providers(settings: Settings) -> list[str]:
-    """The providers that there can be."""
-    return [*(provider.name for provider in settings.providers), OTHER]
-
-
 def describe(state: dict[str, Any]) -> str:
     """What a human reads of status()."""
     lines = [f"mode {state['mode']}; a storm is {state['storm']} of a provider's bounces"]
@@ -399,8 +396,9 @@ def main(argv: list[str] | None = None) -> int:
         settings = load_settings(options.config)
         section = settings.section("bounce_breaker")
         limits = Limits.of(section)
-        if getattr(options, "provider", OTHER) not in providers(settings):
-            raise SettingsError(f"no provider {options.provider!r}; known: {', '.join(providers(settings))}")
+        known = settings.owners().names
+        if getattr(options, "provider", DEFAULT) not in known:
+            raise SettingsError(f"no provider {options.provider!r}; known: {', '.join(known)}")
     except Failure as error:
         print(f"bounce-breaker: {error}", file=sys.stderr)
         return 2
@@ -430,7 +428,7 @@ def once(options: argparse.Namespace, settings: Settings, limits: Limits, state:
                 print(f"{moved} messages moved; the mailing to {options.provider} stays as it is: resume it yourself")
             if settings.textfile_directory:
                 metrics.write(settings.textfile_directory / "bounce-breaker.prom", breaker.families())
-    except (OSError, sqlite3.Error) as error:
+    except (Failure, OSError, sqlite3.Error) as error:
         print(f"bounce-breaker: {error}", file=sys.stderr)
         return 1
     return 0

@@ -14,13 +14,14 @@ from pathlib import Path
 
 from civicrm_tools.mail import log as maillog
 from civicrm_tools.mail.addresses import Address, Verb
+from civicrm_tools.mail.providers import Owners
 from civicrm_tools.mail.return_path import Settings
 
 # host postfix-gmail/smtp[12]: 4jW8WD6NjJzDSVp: to=<...>, both timestamp styles stand before it.
 LINE = re.compile(r" postfix[\w.-]*/(?:[\w-]+/)*(?P<service>\w+)\[\d+\]: (?P<id>[0-9A-Za-z]{6,20}): (?P<rest>.*)")
 MESSAGE_ID = re.compile(r"(?:resent-)?message-id=<?(?P<id>[^<>\s]+)>?")
 SENDER = re.compile(r"from=<(?P<address>[^<>]*)>")
-DELIVERY = re.compile(r"to=<(?P<address>[^<>]*)>.*? relay=(?P<relay>[^,\[]*).*? status=(?P<status>\w+) ")
+DELIVERY = re.compile(r"to=<(?P<address>[^<>]*)>.*? status=(?P<status>\w+) ")
 
 
 def lines(paths: Iterable[Path]) -> Iterator[str]:
@@ -38,7 +39,6 @@ class Passage:
     sender: str = ""
     message_id: str = ""
     recipients: list[str] = field(default_factory=list)
-    relay: str = ""
 
 
 def lookup(
@@ -65,10 +65,9 @@ def lookup(
             sender = SENDER.match(rest)
             if sender and (passage or sender["address"] in senders):
                 found.setdefault(key, Passage()).sender = sender["address"]
-        elif passage and (delivery := DELIVERY.match(rest)):
-            if delivery["address"] not in passage.recipients and len(passage.recipients) < 10:
-                passage.recipients.append(delivery["address"])
-            passage.relay = delivery["relay"]
+        elif passage and len(passage.recipients) < 10 and (delivery := DELIVERY.match(rest)):
+            # A dict keeps the order and each address once.
+            passage.recipients = [*dict.fromkeys([*passage.recipients, delivery["address"]])]
     return {key: passage for key, passage in found.items() if passage != Passage()}
 
 
@@ -88,6 +87,7 @@ def follow(log: Path, database: sqlite3.Connection, settings: Settings, limit_by
     The place in the log and the counts change in one transaction, so that nothing is counted twice. A file that was
     rotated meanwhile is finished first; at most `limit_bytes` a call, the rest next time.
     """
+    owners = settings.owners()
     row = database.execute("SELECT inode, offset FROM position").fetchone()
     plan: list[tuple[Path, int]] = []
     try:
@@ -114,7 +114,7 @@ def follow(log: Path, database: sqlite3.Connection, settings: Settings, limit_by
             try:
                 for line in chunk.split(b"\n"):
                     read += 1
-                    _count(line.decode("latin-1"), database, settings)
+                    _count(line.decode("latin-1"), database, settings, owners)
                 database.execute("DELETE FROM position")
                 database.execute("INSERT INTO position VALUES (?, ?)", (inode, offset + len(chunk)))
                 database.execute("COMMIT")
@@ -134,7 +134,7 @@ def today() -> int:
     return int(time.time() // 86400)
 
 
-def _count(line: str, database: sqlite3.Connection, settings: Settings) -> None:
+def _count(line: str, database: sqlite3.Connection, settings: Settings, owners: Owners) -> None:
     match = LINE.search(line)
     if not match:
         return
@@ -151,9 +151,7 @@ def _count(line: str, database: sqlite3.Connection, settings: Settings) -> None:
     elif match["service"] == "smtp" and " status=sent " in rest and (delivery := DELIVERY.match(rest)):
         row = database.execute("SELECT site, job FROM queued WHERE id = ?", (match["id"],)).fetchone()
         if row:
-            domain = delivery["address"].rpartition("@")[2]
-            provider = settings.provider(domain, delivery["relay"])
             database.execute(
                 "INSERT INTO delivered VALUES (?, ?, ?, ?, 1) ON CONFLICT DO UPDATE SET messages = messages + 1",
-                (today(), provider, row["site"], row["job"]),
+                (today(), owners.of(delivery["address"]), row["site"], row["job"]),
             )

@@ -76,7 +76,7 @@ class Domains:
 
 def is_foreign(domain: str, table: Table) -> bool:
     """Whether only its mail servers can tell whose domain it is."""
-    return bool(domain) and domain not in table.own and not table.by_domain(domain)
+    return bool(domain) and domain not in table.own and domain not in table.by_domain
 
 
 def load(path: Path) -> Domains:

@@ -36,8 +36,8 @@ from civicrm_tools.core.metrics import Family, gauge
 from civicrm_tools.mail import deliveries
 from civicrm_tools.mail import log as maillog
 from civicrm_tools.mail.addresses import Address, Verb
+from civicrm_tools.mail.providers import DEFAULT, Owners
 from civicrm_tools.mail.return_path import (
-    OTHER,
     READ_LIMIT,
     SETTINGS,
     Folder,
@@ -99,7 +99,7 @@ class Person:
     opt_out: str
     found_by: str
     recipient: str = ""
-    provider: str = OTHER
+    provider: str = DEFAULT
     outcome: str = "none"
 
 
@@ -327,10 +327,11 @@ def resolve(reports: list[Report], settings: Settings) -> None:
     passages = deliveries.lookup(maillog.rotated(settings.mail_log), message_ids, queue_ids, senders)
     by_message_id = {p.message_id: p for p in passages.values() if _person_of(p, settings)}
     by_sender = {p.sender: p for p in passages.values()}
+    owners = settings.owners()
     for report in reports:
         if not _evidence(report):
             continue
-        _resolve(report, settings, passages, by_message_id, by_sender)
+        _resolve(report, settings, owners, passages, by_message_id, by_sender)
         if len(report.persons) > PERSONS_LIMIT:
             report.complaint, report.persons = False, []
             report.reason = f"names more than {PERSONS_LIMIT} persons: read it"
@@ -350,6 +351,7 @@ def _person_of(passage: deliveries.Passage, settings: Settings) -> tuple[Site, A
 def _resolve(
     report: Report,
     settings: Settings,
+    owners: Owners,
     passages: dict[str, deliveries.Passage],
     by_message_id: dict[str, deliveries.Passage],
     by_sender: dict[str, deliveries.Passage],
@@ -374,10 +376,7 @@ def _resolve(
         )
         if passage and passage.recipients:
             person.recipient = passage.recipients[-1]
-        domain = person.recipient.rpartition("@")[2]
-        person.provider = settings.provider(domain, passage.relay if passage else "") if domain else OTHER
-        if person.provider == OTHER and report.reporter and not domain:
-            person.provider = settings.provider(report.reporter)
+        person.provider = owners.of(person.recipient or report.reporter)
         found.setdefault((site.name, address.job, address.queue, address.hash), person)
     report.persons = list(found.values())
 
@@ -493,7 +492,7 @@ def families(database: sqlite3.Connection, settings: Settings) -> list[Family]:
     Labels are the configured providers, "default", and the latest mailing jobs of each site; older jobs are "older".
     """
     since = deliveries.today() - RATE_DAYS
-    names = [*(provider.name for provider in settings.providers), OTHER]
+    names = settings.owners().names
     latest = {
         (row["site"], row["job"])
         for site in settings.sites
@@ -509,7 +508,7 @@ def families(database: sqlite3.Connection, settings: Settings) -> list[Family]:
         query = f"SELECT provider, site, job, {column} AS n FROM {what} GROUP BY provider, site, job"  # noqa: S608
         for row in database.execute(query):
             job = str(row["job"]) if (row["site"], row["job"]) in latest else "older"
-            key = (row["provider"] if row["provider"] in names else OTHER, row["site"], job)
+            key = (row["provider"] if row["provider"] in names else DEFAULT, row["site"], job)
             table[key] = table.get(key, 0) + row["n"]
     rates = []
     for name in names:
@@ -646,7 +645,7 @@ def main(argv: list[str] | None = None) -> int:
             if settings.textfile_directory:
                 metrics.write(settings.textfile_directory / "abuse-report.prom", families(database, settings))
         return status
-    except (OSError, sqlite3.Error) as error:
+    except (Failure, OSError, sqlite3.Error) as error:
         print(f"abuse-report: {error}", file=sys.stderr)
         return 1
 

@@ -25,6 +25,7 @@ from civicrm_tools.core import files
 from civicrm_tools.core.command import Failure
 from civicrm_tools.mail import addresses
 from civicrm_tools.mail.addresses import Address
+from civicrm_tools.mail.providers import HOSTED, TABLE, Owners
 
 SETTINGS = Path("/etc/mail-tools/return-path.json")
 # Of one message no more is read: reports and DSNs say what they have to say at their beginning.
@@ -32,8 +33,6 @@ READ_LIMIT = 4 * 1024 * 1024
 # The parser of the standard library compares every line with every open boundary and calls itself for every level.
 BOUNDARY_LIMIT = 64
 PARTS_LIMIT = 200
-# Provider of all recipients whose domain no provider has: they take the default transport.
-OTHER = "default"
 
 
 class SettingsError(Failure):
@@ -74,21 +73,13 @@ class Site:
 
 
 @dataclass(frozen=True)
-class Provider:
-    """A mail provider: its recipients' domains and the ends of its mail servers' names."""
-
-    name: str
-    domains: frozenset[str]
-    mx_suffixes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Settings:
     """The settings file; `section(name)` gives a command's own part."""
 
     hostname: str
     sites: tuple[Site, ...]
-    providers: tuple[Provider, ...]
+    providers_file: Path
+    hosted_file: Path
     mail_log: Path
     textfile_directory: Path | None
     sections: dict[str, dict[str, Any]]
@@ -103,16 +94,9 @@ class Settings:
                 return site
         raise SettingsError(f"no site {name!r}; known: {', '.join(s.name for s in self.sites) or 'none'}")
 
-    def provider(self, domain: str, mail_server: str = "") -> str:
-        """Whose domain this is: by the mail server where that is known to be a provider's, else by the domain."""
-        domain, mail_server = domain.lower().rstrip("."), mail_server.lower().rstrip(".")
-        for provider in self.providers:
-            if any(mail_server == s or mail_server.endswith(f".{s}") for s in provider.mx_suffixes if mail_server):
-                return provider.name
-        for provider in self.providers:
-            if any(domain == d or domain.endswith(f".{d}") for d in provider.domains):
-                return provider.name
-        return OTHER
+    def owners(self) -> Owners:
+        """Whose recipients are, as it is known now. Raises Failure."""
+        return Owners(self.providers_file, self.hosted_file)
 
     def scan(self, text: str) -> Iterator[tuple[Site, Address]]:
         """All addresses of all sites inside a text."""
@@ -138,19 +122,12 @@ def _settings(raw: Any) -> Settings:
         )
         for site in raw["sites"]
     )
-    providers = tuple(
-        Provider(
-            name=str(provider["name"]),
-            domains=frozenset(str(domain).lower() for domain in provider["domains"]),
-            mx_suffixes=tuple(str(s).lower().lstrip(".") for s in provider.get("mx_suffixes", [])),
-        )
-        for provider in raw.get("providers", [])
-    )
     sections = {name: dict(raw.get(name) or {}) for name in ("abuse_report", "bounce_breaker", "mailbox_watch")}
     return Settings(
         hostname=str(raw["hostname"]),
         sites=sites,
-        providers=providers,
+        providers_file=Path(raw.get("providers_file") or TABLE),
+        hosted_file=Path(raw.get("hosted_file") or HOSTED),
         mail_log=Path(raw.get("mail_log") or "/var/log/mail.log"),
         textfile_directory=Path(raw["textfile_directory"]) if raw.get("textfile_directory") else None,
         sections=sections,
