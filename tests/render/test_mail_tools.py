@@ -8,7 +8,7 @@ import json
 import pytest
 
 from civicrm_tools.mail import providers
-from civicrm_tools.mail.breaker import Limits
+from civicrm_tools.mail.refusals import Limits
 from civicrm_tools.mail.return_path import load_settings
 
 SITES = [

@@ -16,13 +16,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sqlite3
 import subprocess
 import sys
 import time
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +31,7 @@ from civicrm_tools.core.metrics import Family, gauge
 from civicrm_tools.mail import delivery_report
 from civicrm_tools.mail.delivery_report import Bounce
 from civicrm_tools.mail.providers import DEFAULT
+from civicrm_tools.mail.refusals import Limits
 from civicrm_tools.mail.return_path import (
     SETTINGS,
     Entry,
@@ -50,26 +49,6 @@ DROPPED = "Quarantine.dropped"
 # Messages judged between two looks at the whole: a storm of any size is worked off in steps.
 STEP = 2000
 
-# Reasons that lie with the sender: the code says "policy" (RFC 3463, X.7.X), or the text does.
-POLICY_TEXTS = (
-    r"\bblocked\b",
-    r"\b(block|black|deny) ?-?list",
-    r"\b(rbl|dnsbl|spamhaus|spamcop|barracuda|senderscore)\b",
-    r"\breputation\b",
-    r"\bunsolicited\b",
-    r"\b(detected|classified|considered|identified|rejected) as spam\b",
-    r"\b(spf|dkim|dmarc)\b.{0,80}\b(fail|reject|align|requir)",
-    r"\brate ?-?limit",
-    r"\bpolicy (reason|violation|restriction)",
-)
-# Reasons that lie with the address, whatever else is said.
-GENUINE_STATUS = re.compile(r"5\.[12]\.\d+")
-GENUINE_TEXT = re.compile(
-    r"\b(unknown|no such|invalid|inactive|disabled|nonexistent|non-existent) (user|recipient|mailbox|address|account)"
-    r"|\b(user|recipient|mailbox|account) (is )?(unknown|not found|disabled|inactive)|does not exist",
-    re.IGNORECASE,
-)
-
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS event (
     site TEXT, name TEXT, time REAL, provider TEXT, policy INTEGER, PRIMARY KEY (site, name)) WITHOUT ROWID;
@@ -79,47 +58,6 @@ CREATE TABLE IF NOT EXISTS incident (
 CREATE TABLE IF NOT EXISTS forgiven (provider TEXT PRIMARY KEY, time REAL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS total (outcome TEXT PRIMARY KEY, messages INTEGER) WITHOUT ROWID;
 """
-
-
-@dataclass(frozen=True)
-class Limits:
-    """When refusals are a storm; times in seconds."""
-
-    mode: str
-    storm_messages: int
-    storm_share: float
-    window: float
-    hold_back: float
-    policy: tuple[re.Pattern[str], ...]
-    pause_command: tuple[str, ...]
-
-    @classmethod
-    def of(cls, section: dict[str, Any]) -> Limits:
-        """Raises SettingsError."""
-        try:
-            limits = cls(
-                mode=str(section.get("mode") or "shadow"),
-                storm_messages=int(section.get("storm_messages", 20)),
-                storm_share=float(section.get("storm_share", 0.5)),
-                window=float(section.get("window_seconds", 600)),
-                hold_back=float(section.get("hold_back_seconds", 60)),
-                policy=tuple(re.compile(text, re.IGNORECASE) for text in section.get("policy_texts") or POLICY_TEXTS),
-                pause_command=tuple(map(str, section.get("pause_command") or ())),
-            )
-        except (ValueError, TypeError, re.error) as error:
-            raise SettingsError(f"bounce_breaker: {error}") from error
-        if limits.mode not in ("active", "shadow"):
-            raise SettingsError(f"bounce_breaker: mode {limits.mode!r} is neither active nor shadow")
-        return limits
-
-    def is_policy(self, bounce: Bounce) -> bool:
-        """Whether the refusal is about us and not about the address."""
-        if bounce.action != "failed" or GENUINE_STATUS.fullmatch(bounce.status) or GENUINE_TEXT.search(bounce.text):
-            return False
-        codes = {bounce.status, *delivery_report.STATUS.findall(bounce.text)}
-        return any(code[2:].startswith("7.") for code in codes if code) or any(
-            pattern.search(bounce.text) for pattern in self.policy
-        )
 
 
 class Breaker:
