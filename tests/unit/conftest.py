@@ -165,6 +165,7 @@ def settings_file(tmp_path: Path) -> Path:
             {"name": "gmail", "domains": ["gmail.com"], "mx_suffixes": ["google.example"]} | limits,
             {"name": "orange", "domains": ["orange.fr"]} | limits,
         ],
+        "back_off": {"texts": [], "deferrals": 3, "window_seconds": 120, "step_seconds": 60, "recover_seconds": 900},
         "own_domains": ["crm.example.org", "staging.crm.example.org"],
         "default_concurrency": 10,
         "queue_lifetime": "5d",

@@ -30,7 +30,7 @@ from civicrm_tools.core.locks import locked
 from civicrm_tools.core.metrics import Family, gauge
 from civicrm_tools.mail import delivery_report
 from civicrm_tools.mail.delivery_report import Bounce
-from civicrm_tools.mail.providers import DEFAULT
+from civicrm_tools.mail.provider_table import DEFAULT
 from civicrm_tools.mail.refusals import Limits
 from civicrm_tools.mail.return_path import (
     SETTINGS,

@@ -8,7 +8,7 @@ from collections import Counter
 
 from civicrm_tools.core.metrics import Family, gauge
 from civicrm_tools.mail import deliveries
-from civicrm_tools.mail.providers import DEFAULT
+from civicrm_tools.mail.provider_table import DEFAULT
 from civicrm_tools.mail.return_path import (
     Settings,
 )

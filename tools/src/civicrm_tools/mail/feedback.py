@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from civicrm_tools.mail.addresses import Address
-from civicrm_tools.mail.providers import DEFAULT
+from civicrm_tools.mail.provider_table import DEFAULT
 from civicrm_tools.mail.return_path import (
     READ_LIMIT,
     Settings,

@@ -22,7 +22,8 @@ from civicrm_tools.core.command import DONE, FAILED, Failure, in_words
 from civicrm_tools.core.metrics import Family, gauge
 from civicrm_tools.mail import hosted, postfix, providers
 from civicrm_tools.mail.hosted import Domains
-from civicrm_tools.mail.providers import DEFAULT, USED, Table, domain_of
+from civicrm_tools.mail.provider_table import DEFAULT, TABLE, USED, Table, load
+from civicrm_tools.mail.providers import domain_of
 
 NAME = "postfix-providers"
 COUNTED = re.compile(r"\s*(\d{1,9})\s+(\S+)\s*")
@@ -115,7 +116,7 @@ def describe_plan(rows: list[dict[str, Any]], table: Table) -> str:
 def shares(number: int, table: Table) -> Counter[str]:
     """So many recipients, spread as the table's recipients_share says. Raises Failure."""
     spread: Counter[str] = Counter()
-    for provider in table.providers:
+    for provider in table.providers.values():
         if provider.share is not None:
             spread[provider.name] = round(number * provider.share)
     if not spread:
@@ -159,7 +160,7 @@ def recipients(options: argparse.Namespace, table: Table, found: Domains) -> Cou
 def families(table: Table, found: Domains, failed: int, now: float) -> list[Family]:
     """Return what was learned as metrics."""
     numbers = Counter(found.hosted(table).values())
-    hosts = [({"provider": provider.name}, numbers[provider.name]) for provider in table.providers]
+    hosts = [({"provider": name}, numbers[name]) for name in table.providers]
     return [
         Family("provider_hosted_domains", "gauge", "Domains that a provider hosts.", hosts),
         gauge("provider_domains_known", "Domains whose mail servers are known.", len(found.domains)),
@@ -192,7 +193,7 @@ def learn(options: argparse.Namespace, table: Table, found: Domains) -> int:
 
 def parser() -> argparse.ArgumentParser:
     made = command.Parser(prog=NAME, description=__doc__)
-    made.add_argument("--table", type=Path, default=providers.TABLE, help=argparse.SUPPRESS)
+    made.add_argument("--table", type=Path, default=TABLE, help=argparse.SUPPRESS)
     made.add_argument("--state", type=Path, default=hosted.STATE, help=argparse.SUPPRESS)
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -219,7 +220,7 @@ def parser() -> argparse.ArgumentParser:
 
 def body(argv: Sequence[str] | None) -> int:
     options = parser().parse_args(argv)
-    table = providers.load(options.table)
+    table = load(options.table)
     found = hosted.load(options.state)
     if options.command == "learn":
         return learn(options, table, found)

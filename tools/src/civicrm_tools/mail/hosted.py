@@ -20,7 +20,8 @@ from civicrm_tools.core.command import Failure
 from civicrm_tools.mail import log as maillog
 from civicrm_tools.mail import postfix, switch
 from civicrm_tools.mail.postfix import Instance
-from civicrm_tools.mail.providers import Table, domain_of
+from civicrm_tools.mail.provider_table import Table
+from civicrm_tools.mail.providers import domain_of
 
 STATE = Path("/var/lib/mail-tools/domains.json")
 # Behind transport_maps: see the role's README.

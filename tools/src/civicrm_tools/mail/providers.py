@@ -13,17 +13,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from civicrm_tools.core import files
-from civicrm_tools.core.command import Failure, seconds
+from civicrm_tools.core.command import Failure
 from civicrm_tools.mail import postfix
 from civicrm_tools.mail.postfix import Instance
+from civicrm_tools.mail.provider_table import DEFAULT, TABLE, BackOff, Table, load
 
-DEFAULT = "default"
 # Tables of patterns: Postfix asks them for whole addresses only.
 PATTERNS = ("pcre:", "regexp:")
 
@@ -120,92 +118,10 @@ class Providers:
         return self._known[address]
 
 
-# The table
+# By the files
 
-TABLE = Path("/etc/postfix/providers.json")
 HOSTED = Path("/etc/postfix/hosted_domains")
 DOMAIN = re.compile(r"(?=.{1,253}$)(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]")
-# postfix-pace hands out this share of a budget.
-USED = 0.98
-
-
-@dataclass(frozen=True)
-class Provider:
-    """One entry of the table. `share` is how much of the largest mailing goes there; None if nobody has said."""
-
-    name: str
-    domains: frozenset[str]
-    mx_suffixes: tuple[str, ...]
-    budget: float
-    connections: int
-    share: float | None
-
-
-@dataclass(frozen=True)
-class Table:
-    """The whole table; `lifetime` is in seconds, `own` are the domains that this host serves."""
-
-    providers: tuple[Provider, ...]
-    own: frozenset[str]
-    default_connections: int
-    lifetime: int
-    log: Path
-    textfile_directory: Path
-
-    @cached_property
-    def names(self) -> list[str]:
-        """Every provider, and "default"."""
-        return [*(provider.name for provider in self.providers), DEFAULT]
-
-    @cached_property
-    def by_domain(self) -> dict[str, str]:
-        """{domain: provider} that the table names."""
-        return {domain: provider.name for provider in self.providers for domain in provider.domains}
-
-    def by_server(self, server: str) -> str:
-        """The provider whose mail server this is, or nothing."""
-        for provider in self.providers:
-            if any(server and f".{server}".endswith(f".{suffix}") for suffix in provider.mx_suffixes):
-                return provider.name
-        return ""
-
-    def get(self, name: str) -> Provider | None:
-        """The provider of this name; None is the default. Raises Failure if there is none."""
-        if name == DEFAULT:
-            return None
-        for provider in self.providers:
-            if provider.name == name:
-                return provider
-        raise Failure(f"unknown provider '{name}': there is {', '.join(self.names)}")
-
-
-def load(path: Path) -> Table:
-    """Read the table. Raises Failure; files.Missing where the role did not write one."""
-    try:
-        return files.read_json(path, _table)
-    except files.Missing as error:
-        raise files.Missing(f"{path} is not there: the role postfix_mailing writes it") from error
-
-
-def _table(raw: dict[str, Any]) -> Table:
-    return Table(
-        providers=tuple(
-            Provider(
-                name=str(entry["name"]),
-                domains=frozenset(str(domain) for domain in entry["domains"]),
-                mx_suffixes=tuple(str(suffix) for suffix in entry.get("mx_suffixes", ())),
-                budget=float(entry["budget_per_second"]),
-                connections=int(entry["connections"]),
-                share=float(entry["recipients_share"]) if "recipients_share" in entry else None,
-            )
-            for entry in raw["providers"]
-        ),
-        own=frozenset(raw["own_domains"]),
-        default_connections=int(raw["default_concurrency"]),
-        lifetime=seconds(raw["queue_lifetime"]),
-        log=Path(raw["mail_log"]),
-        textfile_directory=Path(raw["textfile_directory"]),
-    )
 
 
 def normal(address: str) -> str:
@@ -242,7 +158,7 @@ class Owners:
         try:
             self.table = load(table)
         except files.Missing:
-            self.table = Table((), frozenset(), 0, 0, Path(), Path())
+            self.table = Table({}, BackOff(), frozenset(), 0, 0, Path(), Path())
 
     @property
     def names(self) -> list[str]:

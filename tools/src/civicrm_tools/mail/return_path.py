@@ -25,7 +25,8 @@ from civicrm_tools.core import files
 from civicrm_tools.core.command import Failure
 from civicrm_tools.mail import addresses
 from civicrm_tools.mail.addresses import Address
-from civicrm_tools.mail.providers import HOSTED, TABLE, Owners
+from civicrm_tools.mail.provider_table import TABLE
+from civicrm_tools.mail.providers import HOSTED, Owners
 
 SETTINGS = Path("/etc/mail-tools/return-path.json")
 # Of one message no more is read: reports and DSNs say what they have to say at their beginning.
