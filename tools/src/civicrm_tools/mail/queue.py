@@ -26,7 +26,6 @@ from civicrm_tools.core.command import DONE, Failure, in_words, messages
 from civicrm_tools.mail import postfix, switch
 from civicrm_tools.mail.postfix import Instance, Message
 from civicrm_tools.mail.providers import normal
-from civicrm_tools.mail.queue_sizes import count
 from civicrm_tools.mail.selection import QUEUES, Selection, add_filters, add_more_filters, job
 
 NAME = "postfix-queue"
@@ -89,7 +88,7 @@ def tally(what: str, found: list[Message], selection: Selection) -> Counter[str]
 
 def sizes(where: Instance) -> dict[str, int]:
     spool = where.spool
-    return {queue: count(f"{spool}/{queue}") for queue in QUEUES}
+    return {queue: postfix.count(f"{spool}/{queue}") for queue in QUEUES}
 
 
 def act(action: str, found: list[Message], where: Instance) -> int:
