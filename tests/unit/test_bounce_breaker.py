@@ -20,8 +20,9 @@ from unit_return_path import program
 
 from civicrm_tools.mail import breaker as tool
 from civicrm_tools.mail import delivery_report
+from civicrm_tools.mail.maildir import Folder
 from civicrm_tools.mail.refusals import Limits
-from civicrm_tools.mail.return_path import Folder, load_settings
+from civicrm_tools.mail.return_path import load_settings
 
 BLOCKED = {"status": "5.7.1", "text": "550 5.7.1 your host is blocked"}
 

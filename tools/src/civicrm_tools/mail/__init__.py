@@ -30,7 +30,10 @@ Providers:
 
 Bounces, the way back into the application:
 
-`return_path`       settings, Maildir folders, bounded reading of mail (RFC 2045)
+`return_path`       the settings: sites, their addresses and mailboxes
+`maildir`           folders of a mailbox, in which Dovecot works as well
+`mime`              bounded reading of mail that strangers wrote (RFC 2045)
+`journal`           what a command must not forget
 `delivery_report`   whose delivery failed, where and why: DSN (RFC 3464), enhanced status codes (RFC 3463)
 `refusals`          refusals of us against dead addresses: X.7.X against X.1.X and X.2.X (RFC 3463, 3.8, 3.2 and 3.3)
 `breaker`           bounce-breaker: a storm of refusals goes to quarantine and pauses its provider's mailing

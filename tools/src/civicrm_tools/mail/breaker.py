@@ -30,18 +30,11 @@ from civicrm_tools.core.locks import locked
 from civicrm_tools.core.metrics import Family, gauge
 from civicrm_tools.mail import delivery_report
 from civicrm_tools.mail.delivery_report import Bounce
+from civicrm_tools.mail.journal import open_state
+from civicrm_tools.mail.maildir import Entry, Folder
 from civicrm_tools.mail.provider_table import DEFAULT
 from civicrm_tools.mail.refusals import Limits
-from civicrm_tools.mail.return_path import (
-    SETTINGS,
-    Entry,
-    Folder,
-    Settings,
-    SettingsError,
-    Site,
-    load_settings,
-    open_state,
-)
+from civicrm_tools.mail.return_path import SETTINGS, Settings, SettingsError, Site, load_settings
 
 INCOMING = "Incoming"
 QUARANTINE = "Quarantine"

@@ -7,10 +7,7 @@ from civicrm_tools.mail import log as maillog
 from civicrm_tools.mail.addresses import Address, Verb
 from civicrm_tools.mail.feedback import Person, Report
 from civicrm_tools.mail.providers import Owners
-from civicrm_tools.mail.return_path import (
-    Settings,
-    Site,
-)
+from civicrm_tools.mail.return_path import Settings, Site
 
 # More persons than a report has: somebody lists addresses, and a human must look.
 PERSONS_LIMIT = 20

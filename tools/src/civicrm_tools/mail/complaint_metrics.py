@@ -9,9 +9,7 @@ from collections import Counter
 from civicrm_tools.core.metrics import Family, gauge
 from civicrm_tools.mail import deliveries
 from civicrm_tools.mail.provider_table import DEFAULT
-from civicrm_tools.mail.return_path import (
-    Settings,
-)
+from civicrm_tools.mail.return_path import Settings
 
 # Complaint rate at which Google asks for care and at which it must never be.
 RATE_LIMITS = {"warning": 0.001, "critical": 0.003}

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from email.message import Message
 
 from civicrm_tools.mail.addresses import Address, Verb
-from civicrm_tools.mail.return_path import Site, content_type, header, parse_message, parts, text_of
+from civicrm_tools.mail.mime import content_type, header, parse_message, parts, text_of
+from civicrm_tools.mail.return_path import Site
 
 # A delivery report tells all at its beginning; the returned message comes last.
 HEAD_BYTES = 256 * 1024

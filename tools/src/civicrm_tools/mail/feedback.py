@@ -19,18 +19,9 @@ from typing import Any
 from urllib.parse import unquote
 
 from civicrm_tools.mail.addresses import Address
+from civicrm_tools.mail.mime import READ_LIMIT, content_type, header, parameter, parse_message, parts, text_of
 from civicrm_tools.mail.provider_table import DEFAULT
-from civicrm_tools.mail.return_path import (
-    READ_LIMIT,
-    Settings,
-    Site,
-    content_type,
-    header,
-    parameter,
-    parse_message,
-    parts,
-    text_of,
-)
+from civicrm_tools.mail.return_path import Settings, Site
 
 MESSAGE_IDS_LIMIT = 50
 

@@ -20,9 +20,7 @@ from pathlib import Path
 from civicrm_tools.mail import deliveries
 from civicrm_tools.mail import log as maillog
 from civicrm_tools.mail.feedback import Person, Report
-from civicrm_tools.mail.return_path import (
-    Settings,
-)
+from civicrm_tools.mail.return_path import Settings
 
 SCHEMA = (
     """

@@ -11,9 +11,7 @@ from typing import Any
 
 from civicrm_tools.mail import delivery_report
 from civicrm_tools.mail.delivery_report import Bounce
-from civicrm_tools.mail.return_path import (
-    SettingsError,
-)
+from civicrm_tools.mail.return_path import SettingsError
 
 # Reasons that lie with the sender: the code says "policy" (RFC 3463, X.7.X), or the text does.
 POLICY_TEXTS = (
