@@ -51,15 +51,8 @@ def parse(line: str) -> Line | None:
     found = LINE.fullmatch(line.rstrip("\n"))
     if not found:
         return None
-    return Line(
-        found["time"],
-        found["host"],
-        found["tag"],
-        found["service"],
-        int(found["pid"]),
-        found["queue_id"],
-        found["text"],
-    )
+    time, host, tag, service, pid, queue_id, text = found.groups()
+    return Line(time, host, tag, service, int(pid), queue_id, text)
 
 
 def rotated(log: Path) -> list[Path]:
