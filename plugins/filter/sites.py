@@ -251,12 +251,6 @@ def site_return_paths(sites: list[Site]) -> list[dict[str, Any]]:
     ]
 
 
-def provider_names(providers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return mail_tools_providers for Postfix's providers: what tells whose recipient somebody is."""
-    keys = ("name", "domains", "mx_suffixes")
-    return [{key: provider[key] for key in keys if key in provider} for provider in providers]
-
-
 def site_jobs(sites: list[Site], jobs: list[dict[str, str]]) -> list[dict[str, Any]]:
     """Return a timer for each job of each live site that says how to run one (job_command with '{job}')."""
     return [
@@ -353,7 +347,6 @@ class FilterModule:
             "site_mail": site_mail,
             "one_click_sites": one_click_sites,
             "site_mailboxes": site_mailboxes,
-            "provider_names": provider_names,
             "site_return_paths": site_return_paths,
             "site_jobs": site_jobs,
             "newsletter_archive": newsletter_archive,

@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from civicrm_tools.mail.breaker import Limits
+from civicrm_tools.mail import provider_table, providers
+from civicrm_tools.mail.refusals import Limits
 from civicrm_tools.mail.return_path import load_settings
 
 SITES = [
@@ -28,7 +29,6 @@ def tools(render):
         given = {
             "mail_tools_hostname": "int.example.org",
             "mail_tools_sites": SITES,
-            "mail_tools_providers": [{"name": "gmail", "domains": ["gmail.com"], "mx_suffixes": ["google.com"]}],
             "mail_tools_bounce_breaker_pause_command": ["postfix-queue", "hold", "--provider", "{provider}"],
         }
         return render("mail_tools", template, **given | variables)
@@ -52,7 +52,7 @@ def test_the_commands_read_what_the_role_writes(tools, tmp_path):
     assert [site.name for site in settings.sites] == ["crm", "old"]
     assert settings.sites[0].parse("civicrm+b.1.2.26d7b951968ebe4b@crm.example.org")
     assert settings.sites[1].parse("news-b-1-2-26d7b951968ebe4b@old.example.org")
-    assert settings.provider("shop.example", "mx.google.com") == "gmail"
+    assert (settings.providers_file, settings.hosted_file) == (provider_table.TABLE, providers.HOSTED)
     limits = Limits.of(settings.section("bounce_breaker"))
     assert (limits.mode, limits.storm_messages, limits.storm_share) == ("shadow", 33, 0.5)
     assert limits.pause_command[-1] == "{provider}"

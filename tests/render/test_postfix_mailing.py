@@ -7,7 +7,7 @@ import re
 import pytest
 from contract_addresses import NONE, READ_ONLY, TODAY
 
-from civicrm_tools.mail import addresses, pace
+from civicrm_tools.mail import addresses, provider_table, providers
 from civicrm_tools.mail.addresses import Generation, Verb
 
 CRM = {
@@ -235,7 +235,7 @@ def test_the_budget_is_one_variable(postfix, tmp_path):
         (postfix("etc/postfix/providers.json", **changed), 0.25),
     ):
         (tmp_path / "providers.json").write_text(name)
-        table = pace.load_table(tmp_path / "providers.json")
+        table = provider_table.load(tmp_path / "providers.json")
         assert table.providers["gmail"].budget == budget
         assert table.providers["orange"].pattern.search("450 OFR_506 later")
         assert not table.providers["gmail"].pattern.search("450 OFR_506 later")
@@ -277,6 +277,21 @@ def test_nobody_is_examined_unless_told(postfix):
 
 def test_connection_reuse_has_the_service_it_needs(postfix):
     assert re.search(r"^tlsproxy ", postfix("etc/postfix/master.cf"), re.MULTILINE)
+
+
+def test_postfix_knows_a_providers_domains_and_not_what_is_below_them(postfix, tmp_path):
+    """The commands answer for Postfix (test_whose_domain.py): its tables must hold whole domains only (N1)."""
+    # Where this parameter lists transport_maps, a plain key would match subdomains as well (transport(5)).
+    main = parameters(postfix("etc/postfix/main.cf"))
+    assert "transport_maps" not in main.get("parent_domain_matches_subdomains", "")
+    lines = [line for line in postfix("etc/postfix/transport").splitlines() if line and not line.startswith("#")]
+    (tmp_path / "providers.json").write_text(postfix("etc/postfix/providers.json"))
+    table = provider_table.load(tmp_path / "providers.json")
+    assert dict(line.split() for line in lines) == {domain: f"{name}:" for domain, name in table.by_domain.items()}
+    assert all(providers.DOMAIN.fullmatch(domain) for domain in table.by_domain)
+    owners = providers.Owners(tmp_path / "providers.json", tmp_path / "none")
+    for domain, name in table.by_domain.items():
+        assert (owners.of(domain), owners.of(f"sub.{domain}")) == (name, "default")
 
 
 def test_domains_find_their_transport(postfix):

@@ -104,7 +104,7 @@ def mta(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Postfix:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(switch, "DIRECTORY", tmp_path / "state")
     monkeypatch.setattr(switch, "METRICS", tmp_path / "metrics" / "mailing.prom")
-    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics").mkdir(exist_ok=True)
     return made
 
 
@@ -159,16 +159,29 @@ def settings_file(tmp_path: Path) -> Path:
                 "fetch_unit": f"fetch-{name}",
             }
         )
+    limits = {"budget_per_second": 5, "connections": 5}
+    table = {
+        "providers": [
+            {"name": "gmail", "domains": ["gmail.com"], "mx_suffixes": ["google.example"]} | limits,
+            {"name": "orange", "domains": ["orange.fr"]} | limits,
+        ],
+        "back_off": {"texts": [], "deferrals": 3, "window_seconds": 120, "step_seconds": 60, "recover_seconds": 900},
+        "own_domains": ["crm.example.org", "staging.crm.example.org"],
+        "default_concurrency": 10,
+        "queue_lifetime": "5d",
+        "mail_log": str(log),
+        "textfile_directory": str(tmp_path / "metrics"),
+    }
+    (tmp_path / "providers.json").write_text(json.dumps(table))
+    (tmp_path / "hosted_domains").write_text("")
     path = tmp_path / "return-path.json"
     path.write_text(
         json.dumps(
             {
                 "hostname": "mx.example.org",
                 "sites": sites,
-                "providers": [
-                    {"name": "gmail", "domains": ["gmail.com"], "mx_suffixes": ["google.example"]},
-                    {"name": "orange", "domains": ["orange.fr"]},
-                ],
+                "providers_file": str(tmp_path / "providers.json"),
+                "hosted_file": str(tmp_path / "hosted_domains"),
                 "mail_log": str(log),
                 "textfile_directory": str(tmp_path / "metrics"),
                 "abuse_report": {

@@ -20,7 +20,7 @@ from loading import TOOLS
 from reports import HASH, arf, attached, bare_newsletter, damaged, dsn, inline, nested, newsletter, plain, verp
 from unit_return_path import delivery, program
 
-from civicrm_tools.mail import reports
+from civicrm_tools.mail import complainants, feedback, opt_outs, reports
 from civicrm_tools.mail.return_path import load_settings
 
 MESSAGE_ID = "20260102100000.4jW8WD6NjJzDSVp@mx.example.org"
@@ -193,8 +193,8 @@ def test_a_crash_between_sending_and_writing_down_sends_once(tool, outbox, setti
 
 def test_a_crash_before_sending_sends_later(tool, outbox, tmp_path):
     with sqlite3.connect(tmp_path / "state.db") as state:
-        state.executescript(reports.SCHEMA)
-        identity = reports.identity(SHAPES["arf"])
+        state.executescript(opt_outs.SCHEMA)
+        identity = feedback.identity(SHAPES["arf"])
         state.execute("INSERT INTO sent VALUES (?, ?, 'sending', 'x', 0)", (OPT_OUT, identity))
     tool(SHAPES["arf"], options=("--apply",))
     assert sent(outbox) == [OPT_OUT]
@@ -248,8 +248,8 @@ def test_every_report_is_a_json_line_and_what_is_no_report_is_kept(tool, outbox,
 def test_the_last_message_id_wins(conf):
     """A report wraps the reported message, whose Message-ID therefore comes last."""
     text = f"Message-ID: <20260102100000.4jW8WD6NjJzDSVq@mx.example.org>\nMessage-ID: <{MESSAGE_ID}>\n"
-    report = reports.examine(arf(text, kind="text/rfc822-headers"), conf)
-    reports.resolve([report], conf)
+    report = feedback.examine(arf(text, kind="text/rfc822-headers"), conf)
+    complainants.resolve([report], conf)
     assert [person.recipient for person in report.persons] == ["ada@gmail.com"]
 
 
@@ -329,8 +329,8 @@ def test_no_report_raises(conf, change):
         name, place, bytes_ = change
         whole = (SHAPES | QUIET)[name]
         change = whole[:place] + bytes_ + whole[place + len(bytes_) :] if place % 2 else whole[:place]
-    report = reports.examine(change, conf)
-    reports.resolve([report], conf)
+    report = feedback.examine(change, conf)
+    complainants.resolve([report], conf)
     json.dumps(report.record())
     for person in report.persons:
         assert conf.site(person.site).parse(person.opt_out)

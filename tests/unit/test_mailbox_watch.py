@@ -16,7 +16,7 @@ from reports import attached, dsn, newsletter, plain, verp
 from unit_return_path import program
 
 from civicrm_tools.mail import watch as tool
-from civicrm_tools.mail.return_path import Folder
+from civicrm_tools.mail.maildir import Folder
 
 INCOMING, IGNORED, POISON = "Incoming", "CiviMail.ignored", "Poison"
 

@@ -18,6 +18,7 @@ from civicrm_tools.core.command import Failure
 from civicrm_tools.mail import hosted, postfix, providers
 from civicrm_tools.mail.forecast import main
 from civicrm_tools.mail.hosted import Domains, Known, LookupFailed
+from civicrm_tools.mail.provider_table import Table, load
 from civicrm_tools.mail.providers import domain_of
 
 TABLE = {
@@ -32,6 +33,7 @@ TABLE = {
         },
         {"name": "orange", "domains": ["orange.test"], "budget_per_second": 0.2, "connections": 1},
     ],
+    "back_off": {"texts": [], "deferrals": 3, "window_seconds": 120, "step_seconds": 60, "recover_seconds": 900},
     "own_domains": ["crm.test"],
     "default_concurrency": 10,
     "queue_lifetime": "5d",
@@ -55,8 +57,8 @@ def table_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def table(table_file: Path) -> providers.Table:
-    return providers.load(table_file)
+def table(table_file: Path) -> Table:
+    return load(table_file)
 
 
 @pytest.fixture

@@ -46,11 +46,11 @@ def test_hashed_queues_are_counted_through_their_subdirectories(spool):
     for path in ("deferred/A/A1", "deferred/A/A2", "deferred/4/4jW8WD6NjJzDSVp", "deferred/loose"):
         (spool / path).parent.mkdir(exist_ok=True)
         (spool / path).touch()
-    assert tool.count(f"{spool}/deferred") == 4
+    assert postfix.count(f"{spool}/deferred") == 4
 
 
 def test_a_queue_that_does_not_exist_is_empty(spool):
-    assert tool.count(f"{spool}/nowhere") == 0
+    assert postfix.count(f"{spool}/nowhere") == 0
 
 
 def test_every_queue_is_printed_even_at_zero(one_instance, capsys):
@@ -84,7 +84,7 @@ def test_an_unreadable_queue_is_an_error_and_not_a_zero(one_instance, monkeypatc
     def refused(path):
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(tool.os, "scandir", refused)
+    monkeypatch.setattr(postfix.os, "scandir", refused)
     assert tool.main([]) == 1
     assert "run it as root" in capsys.readouterr().err
 
@@ -119,5 +119,5 @@ def test_a_hundred_thousand_files_in_less_than_two_seconds(spool):
         for n in range(6250):
             os.close(os.open(f"{directory}/{n}", os.O_CREAT | os.O_WRONLY))
     began = time.process_time()
-    assert tool.count(f"{spool}/deferred") == 100_000
+    assert postfix.count(f"{spool}/deferred") == 100_000
     assert time.process_time() - began < 2

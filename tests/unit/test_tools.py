@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from loading import TOOLS
@@ -88,3 +89,12 @@ def test_no_command_leaves_bytecode_beside_its_source(tmp_path):
     shutil.copytree(TOOLS.parent, tmp_path / "tools", ignore=shutil.ignore_patterns("__pycache__"))
     assert launch("postfix-trace", "--help", by=tmp_path / "tools" / "bin" / "civicrm-tools")[0] == 0
     assert list(tmp_path.rglob("*.pyc")) == []
+
+
+def test_the_map_of_the_mail_package_names_each_module_once():
+    """A newcomer opens the right file first."""
+    import civicrm_tools.mail as package
+
+    named = re.findall(r"^`(\w+)` ", package.__doc__ or "", re.MULTILINE)
+    folder = Path(package.__file__).parent
+    assert sorted(named) == sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")

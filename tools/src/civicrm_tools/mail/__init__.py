@@ -1,1 +1,68 @@
-"""The operator's tools of a mail host: the queue, the log, and the switch of mailings. Standard library only."""
+"""Mail: Postfix' queue and log, the switch of mailings, providers and their budgets, bounces and abuse reports.
+
+What the others build on:
+
+`addresses`         CiviMail's addresses, one for each person and mailing (VERP, as reverse-path: RFC 5321, 4.1.1.2);
+                    their verbs are bounce, unsubscribe, opt out and so on
+`postfix`           Postfix' own commands and queue directories
+`log`               its log: one pattern for a line, rotation, how to follow it
+`switch`            what holds mailings or all mail
+`selection`         which messages of the queue an operator means
+
+Operators' commands on the queue:
+
+`queue`             postfix-queue: list, count, hold, release, delete
+`trickle`           postfix-trickle: release what is held, a few at a time
+`mailing`           mailing: panic, resume, off, on, status
+`trace`             postfix-trace: all that the log says of a message
+`queue_sizes`       postfix-queues-sizes: messages per queue, for the monitoring
+`spool_reserve`     spool-reserve: no mailing while the disk is short
+`candidate`         postfix-check-candidate: let Postfix check a configuration before it is used
+
+Providers:
+
+`provider_table`    their domains and budgets, as the role postfix_mailing writes them
+`providers`         whose a domain is, by one rule (transport(5))
+`hosted`            whose mail servers take a domain's mail: MX (RFC 5321, 5.1), null MX (RFC 7505)
+`forecast`          postfix-providers: check, time, learn
+`pace`              postfix-pace: hand out the budgets (socketmap_table(5))
+`throttle`          lower a budget after replies 4XX (RFC 5321, 4.2.1), and raise it again
+
+Bounces, the way back into the application:
+
+`return_path`       the settings: sites, their addresses and mailboxes
+`maildir`           folders of a mailbox, in which Dovecot works as well
+`mime`              bounded reading of mail that strangers wrote (RFC 2045)
+`journal`           what a command must not forget
+`delivery_report`   whose delivery failed, where and why: DSN (RFC 3464), enhanced status codes (RFC 3463)
+`refusals`          refusals of us against dead addresses: X.7.X against X.1.X and X.2.X (RFC 3463, 3.8, 3.2 and 3.3)
+`breaker`           bounce-breaker: a storm of refusals goes to quarantine and pauses its provider's mailing
+`watch`             mailbox-watch: is what comes back taken
+
+Abuse reports:
+
+`feedback`          read one: ARF (RFC 5965, 2 and 3; its use: RFC 6650), forwarded newsletters; an automatic answer is
+                    no complaint (RFC 3834, 5)
+`complainants`      whom it is about
+`deliveries`        who sent what to whom, out of the log
+`opt_outs`          opt the person out, once, by a mail that says it is automatic (RFC 3834, 5)
+`complaint_metrics` complaints per delivery
+`reports`           abuse-report, the command
+
+What may leave a site that reaches nobody:
+
+`diversion`         divert-submission: the mail of such a site goes to its catcher (sendmail(1))
+`receipts`          receipt-milter: tell receipts, which pass while mailings are held
+
+One-click unsubscribing (RFC 8058) is Apache's and Postfix': roles/one_click.
+
+Replies: https://www.rfc-editor.org/rfc/rfc5321#section-4.2.1
+Reverse-path: https://www.rfc-editor.org/rfc/rfc5321#section-4.1.1.2
+MX: https://www.rfc-editor.org/rfc/rfc5321#section-5.1 and https://www.rfc-editor.org/rfc/rfc7505
+MIME: https://www.rfc-editor.org/rfc/rfc2045
+DSN: https://www.rfc-editor.org/rfc/rfc3464#section-2
+Status codes: https://www.rfc-editor.org/rfc/rfc3463#section-3
+Auto-Submitted: https://www.rfc-editor.org/rfc/rfc3834#section-5
+ARF: https://www.rfc-editor.org/rfc/rfc5965#section-2 and https://www.rfc-editor.org/rfc/rfc6650
+One click: https://www.rfc-editor.org/rfc/rfc8058
+"""

@@ -16,13 +16,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sqlite3
 import subprocess
 import sys
 import time
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,43 +30,17 @@ from civicrm_tools.core.locks import locked
 from civicrm_tools.core.metrics import Family, gauge
 from civicrm_tools.mail import delivery_report
 from civicrm_tools.mail.delivery_report import Bounce
-from civicrm_tools.mail.return_path import (
-    OTHER,
-    SETTINGS,
-    Entry,
-    Folder,
-    Settings,
-    SettingsError,
-    Site,
-    load_settings,
-    open_state,
-)
+from civicrm_tools.mail.journal import open_state
+from civicrm_tools.mail.maildir import Entry, Folder
+from civicrm_tools.mail.provider_table import DEFAULT
+from civicrm_tools.mail.refusals import Limits
+from civicrm_tools.mail.return_path import SETTINGS, Settings, SettingsError, Site, load_settings
 
 INCOMING = "Incoming"
 QUARANTINE = "Quarantine"
 DROPPED = "Quarantine.dropped"
 # Messages judged between two looks at the whole: a storm of any size is worked off in steps.
 STEP = 2000
-
-# Reasons that lie with the sender: the code says "policy" (RFC 3463, X.7.X), or the text does.
-POLICY_TEXTS = (
-    r"\bblocked\b",
-    r"\b(block|black|deny) ?-?list",
-    r"\b(rbl|dnsbl|spamhaus|spamcop|barracuda|senderscore)\b",
-    r"\breputation\b",
-    r"\bunsolicited\b",
-    r"\b(detected|classified|considered|identified|rejected) as spam\b",
-    r"\b(spf|dkim|dmarc)\b.{0,80}\b(fail|reject|align|requir)",
-    r"\brate ?-?limit",
-    r"\bpolicy (reason|violation|restriction)",
-)
-# Reasons that lie with the address, whatever else is said.
-GENUINE_STATUS = re.compile(r"5\.[12]\.\d+")
-GENUINE_TEXT = re.compile(
-    r"\b(unknown|no such|invalid|inactive|disabled|nonexistent|non-existent) (user|recipient|mailbox|address|account)"
-    r"|\b(user|recipient|mailbox|account) (is )?(unknown|not found|disabled|inactive)|does not exist",
-    re.IGNORECASE,
-)
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS event (
@@ -81,47 +53,6 @@ CREATE TABLE IF NOT EXISTS total (outcome TEXT PRIMARY KEY, messages INTEGER) WI
 """
 
 
-@dataclass(frozen=True)
-class Limits:
-    """When refusals are a storm; times in seconds."""
-
-    mode: str
-    storm_messages: int
-    storm_share: float
-    window: float
-    hold_back: float
-    policy: tuple[re.Pattern[str], ...]
-    pause_command: tuple[str, ...]
-
-    @classmethod
-    def of(cls, section: dict[str, Any]) -> Limits:
-        """Raises SettingsError."""
-        try:
-            limits = cls(
-                mode=str(section.get("mode") or "shadow"),
-                storm_messages=int(section.get("storm_messages", 20)),
-                storm_share=float(section.get("storm_share", 0.5)),
-                window=float(section.get("window_seconds", 600)),
-                hold_back=float(section.get("hold_back_seconds", 60)),
-                policy=tuple(re.compile(text, re.IGNORECASE) for text in section.get("policy_texts") or POLICY_TEXTS),
-                pause_command=tuple(map(str, section.get("pause_command") or ())),
-            )
-        except (ValueError, TypeError, re.error) as error:
-            raise SettingsError(f"bounce_breaker: {error}") from error
-        if limits.mode not in ("active", "shadow"):
-            raise SettingsError(f"bounce_breaker: mode {limits.mode!r} is neither active nor shadow")
-        return limits
-
-    def is_policy(self, bounce: Bounce) -> bool:
-        """Whether the refusal is about us and not about the address."""
-        if bounce.action != "failed" or GENUINE_STATUS.fullmatch(bounce.status) or GENUINE_TEXT.search(bounce.text):
-            return False
-        codes = {bounce.status, *delivery_report.STATUS.findall(bounce.text)}
-        return any(code[2:].startswith("7.") for code in codes if code) or any(
-            pattern.search(bounce.text) for pattern in self.policy
-        )
-
-
 class Breaker:
     """One pass over the mailboxes, and the operator's commands."""
 
@@ -129,6 +60,8 @@ class Breaker:
         self, settings: Settings, limits: Limits, database: sqlite3.Connection, now: float | None = None
     ) -> None:
         self.settings, self.limits, self.database = settings, limits, database
+        # Read at each pass: this process runs for months, and domains are learned every few minutes.
+        self.owners = settings.owners()
         self.now = time.time() if now is None else now
         self.shadow = limits.mode == "shadow"
 
@@ -180,7 +113,7 @@ class Breaker:
                 site.name,
                 name,
                 self.now,
-                bounce.provider(self.settings),
+                self.owners.of(bounce.recipient),
                 self.limits.is_policy(bounce),
             )
             self.database.execute("INSERT INTO event VALUES (?, ?, ?, ?, ?)", values)
@@ -279,7 +212,7 @@ class Breaker:
             quarantine, folder = Folder(site.maildir, QUARANTINE), Folder(site.maildir, target)
             for entry in quarantine.entries():
                 bounce = self._bounce(site, quarantine, entry)
-                if (bounce.provider(self.settings) if bounce else OTHER) != provider:
+                if (self.owners.of(bounce.recipient) if bounce else DEFAULT) != provider:
                     continue
                 folder.make()
                 moved += quarantine.move(entry, folder)
@@ -300,7 +233,7 @@ class Breaker:
                     "refusals": recent.get(name, (0, 0))[0],
                     "bounces": recent.get(name, (0, 0))[1],
                 }
-                for name in providers(self.settings)
+                for name in self.owners.names
             },
             "sites": {
                 site.name: {
@@ -354,11 +287,6 @@ class Breaker:
         ]
 
 
-def providers(settings: Settings) -> list[str]:
-    """The providers that there can be."""
-    return [*(provider.name for provider in settings.providers), OTHER]
-
-
 def describe(state: dict[str, Any]) -> str:
     """What a human reads of status()."""
     lines = [f"mode {state['mode']}; a storm is {state['storm']} of a provider's bounces"]
@@ -399,8 +327,9 @@ def main(argv: list[str] | None = None) -> int:
         settings = load_settings(options.config)
         section = settings.section("bounce_breaker")
         limits = Limits.of(section)
-        if getattr(options, "provider", OTHER) not in providers(settings):
-            raise SettingsError(f"no provider {options.provider!r}; known: {', '.join(providers(settings))}")
+        known = settings.owners().names
+        if getattr(options, "provider", DEFAULT) not in known:
+            raise SettingsError(f"no provider {options.provider!r}; known: {', '.join(known)}")
     except Failure as error:
         print(f"bounce-breaker: {error}", file=sys.stderr)
         return 2
@@ -430,7 +359,7 @@ def once(options: argparse.Namespace, settings: Settings, limits: Limits, state:
                 print(f"{moved} messages moved; the mailing to {options.provider} stays as it is: resume it yourself")
             if settings.textfile_directory:
                 metrics.write(settings.textfile_directory / "bounce-breaker.prom", breaker.families())
-    except (OSError, sqlite3.Error) as error:
+    except (Failure, OSError, sqlite3.Error) as error:
         print(f"bounce-breaker: {error}", file=sys.stderr)
         return 1
     return 0

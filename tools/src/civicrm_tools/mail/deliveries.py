@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 import sqlite3
 import time
 import zlib
@@ -14,13 +12,8 @@ from pathlib import Path
 
 from civicrm_tools.mail import log as maillog
 from civicrm_tools.mail.addresses import Address, Verb
+from civicrm_tools.mail.providers import Owners
 from civicrm_tools.mail.return_path import Settings
-
-# host postfix-gmail/smtp[12]: 4jW8WD6NjJzDSVp: to=<...>, both timestamp styles stand before it.
-LINE = re.compile(r" postfix[\w.-]*/(?:[\w-]+/)*(?P<service>\w+)\[\d+\]: (?P<id>[0-9A-Za-z]{6,20}): (?P<rest>.*)")
-MESSAGE_ID = re.compile(r"(?:resent-)?message-id=<?(?P<id>[^<>\s]+)>?")
-SENDER = re.compile(r"from=<(?P<address>[^<>]*)>")
-DELIVERY = re.compile(r"to=<(?P<address>[^<>]*)>.*? relay=(?P<relay>[^,\[]*).*? status=(?P<status>\w+) ")
 
 
 def lines(paths: Iterable[Path]) -> Iterator[str]:
@@ -38,7 +31,6 @@ class Passage:
     sender: str = ""
     message_id: str = ""
     recipients: list[str] = field(default_factory=list)
-    relay: str = ""
 
 
 def lookup(
@@ -52,23 +44,22 @@ def lookup(
     if not (message_ids or queue_ids or senders):
         return {}
     for line in lines(paths):
-        match = LINE.search(line)
-        if not match:
+        parsed = maillog.parse(line)
+        if not parsed or not parsed.queue_id:
             continue
-        key, rest = match["id"], match["rest"]
+        key, text = parsed.queue_id, parsed.text
         passage = found.get(key)
-        if match["service"] == "cleanup":
-            message_id = MESSAGE_ID.match(rest)
+        if parsed.service == "cleanup":
+            message_id = maillog.MESSAGE_ID.match(text)
             if message_id and (passage or message_id["id"] in message_ids):
                 found.setdefault(key, Passage()).message_id = message_id["id"]
-        elif match["service"] == "qmgr":
-            sender = SENDER.match(rest)
+        elif parsed.service == "qmgr":
+            sender = maillog.SENDER.match(text)
             if sender and (passage or sender["address"] in senders):
                 found.setdefault(key, Passage()).sender = sender["address"]
-        elif passage and (delivery := DELIVERY.match(rest)):
-            if delivery["address"] not in passage.recipients and len(passage.recipients) < 10:
-                passage.recipients.append(delivery["address"])
-            passage.relay = delivery["relay"]
+        elif passage and len(passage.recipients) < 10 and (delivery := maillog.DELIVERY.match(text)):
+            # A dict keeps the order and each address once.
+            passage.recipients = [*dict.fromkeys([*passage.recipients, delivery["to"]])]
     return {key: passage for key, passage in found.items() if passage != Passage()}
 
 
@@ -85,44 +76,23 @@ KEEP_DAYS = 35
 def follow(log: Path, database: sqlite3.Connection, settings: Settings, limit_bytes: int = 64 * 1024 * 1024) -> int:
     """Count deliveries per day, provider and mailing job since the last call; returns the lines read.
 
-    The place in the log and the counts change in one transaction, so that nothing is counted twice. A file that was
-    rotated meanwhile is finished first; at most `limit_bytes` a call, the rest next time.
+    The place in the log and the counts change in one transaction, so that nothing is counted twice. At most
+    `limit_bytes` a call, the rest next time.
     """
+    owners, read = settings.owners(), 0
     row = database.execute("SELECT inode, offset FROM position").fetchone()
-    plan: list[tuple[Path, int]] = []
-    try:
-        current = log.stat()
-    except FileNotFoundError:
-        return 0
-    if row is None or row["inode"] != current.st_ino or row["offset"] > current.st_size:
-        for path in maillog.rotated(log)[-3:] if row is not None else []:
-            with suppress(FileNotFoundError):
-                status = path.stat()
-                if path.suffix != ".gz" and status.st_ino == row["inode"] and status.st_size > row["offset"]:
-                    plan.append((path, row["offset"]))
-        plan.append((log, 0))
-    else:
-        plan.append((log, row["offset"]))
-    read = 0
-    for path, offset in plan:
-        with suppress(FileNotFoundError), path.open("rb") as file:
-            file.seek(offset)
-            chunk = file.read(limit_bytes)
-            chunk = chunk[: chunk.rfind(b"\n") + 1]
-            inode = os.fstat(file.fileno()).st_ino
-            database.execute("BEGIN IMMEDIATE")
-            try:
-                for line in chunk.split(b"\n"):
-                    read += 1
-                    _count(line.decode("latin-1"), database, settings)
-                database.execute("DELETE FROM position")
-                database.execute("INSERT INTO position VALUES (?, ?)", (inode, offset + len(chunk)))
-                database.execute("COMMIT")
-            except BaseException:
-                database.execute("ROLLBACK")
-                raise
-            if len(chunk) >= limit_bytes - 65536:
-                break  # the rest of this file before the next one
+    for piece, place in maillog.since(log, maillog.Place(*row) if row else maillog.Place(), limit_bytes):
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            for line in piece.split(b"\n"):
+                read += 1
+                _count(line.decode("latin-1"), database, settings, owners)
+            database.execute("DELETE FROM position")
+            database.execute("INSERT INTO position VALUES (?, ?)", place)
+            database.execute("COMMIT")
+        except BaseException:
+            database.execute("ROLLBACK")
+            raise
     oldest = today() - KEEP_DAYS
     for table in ("queued", "delivered"):
         database.execute(f"DELETE FROM {table} WHERE day < ?", (oldest,))  # noqa: S608 two fixed names
@@ -134,26 +104,25 @@ def today() -> int:
     return int(time.time() // 86400)
 
 
-def _count(line: str, database: sqlite3.Connection, settings: Settings) -> None:
-    match = LINE.search(line)
-    if not match:
+def _count(line: str, database: sqlite3.Connection, settings: Settings, owners: Owners) -> None:
+    parsed = maillog.parse(line)
+    if not parsed or not parsed.queue_id:
         return
-    rest = match["rest"]
-    if match["service"] == "qmgr":
-        if rest == "removed":
-            database.execute("DELETE FROM queued WHERE id = ?", (match["id"],))
-        elif sender := SENDER.match(rest):
+    if parsed.service == "qmgr":
+        if parsed.text == "removed":
+            database.execute("DELETE FROM queued WHERE id = ?", (parsed.queue_id,))
+        elif sender := maillog.SENDER.match(parsed.text):
             for site in settings.sites:
                 address: Address | None = site.parse(sender["address"])
                 if address and address.verb is Verb.BOUNCE:
-                    row = (match["id"], site.name, address.job, today())
+                    row = (parsed.queue_id, site.name, address.job, today())
                     database.execute("INSERT OR REPLACE INTO queued VALUES (?, ?, ?, ?)", row)
-    elif match["service"] == "smtp" and " status=sent " in rest and (delivery := DELIVERY.match(rest)):
-        row = database.execute("SELECT site, job FROM queued WHERE id = ?", (match["id"],)).fetchone()
+    elif (
+        parsed.service == "smtp" and (delivery := maillog.DELIVERY.match(parsed.text)) and delivery["status"] == "sent"
+    ):
+        row = database.execute("SELECT site, job FROM queued WHERE id = ?", (parsed.queue_id,)).fetchone()
         if row:
-            domain = delivery["address"].rpartition("@")[2]
-            provider = settings.provider(domain, delivery["relay"])
             database.execute(
                 "INSERT INTO delivered VALUES (?, ?, ?, ?, 1) ON CONFLICT DO UPDATE SET messages = messages + 1",
-                (today(), provider, row["site"], row["job"]),
+                (today(), owners.of(delivery["to"]), row["site"], row["job"]),
             )

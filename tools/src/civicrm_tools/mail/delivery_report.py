@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from email.message import Message
 
 from civicrm_tools.mail.addresses import Address, Verb
-from civicrm_tools.mail.return_path import Settings, Site, content_type, header, parse_message, parts, text_of
+from civicrm_tools.mail.mime import content_type, header, parse_message, parts, text_of
+from civicrm_tools.mail.return_path import Site
 
 # A delivery report tells all at its beginning; the returned message comes last.
 HEAD_BYTES = 256 * 1024
@@ -17,18 +18,16 @@ ADDRESS = re.compile(r"<([^<>@\s]{1,128}@[A-Za-z0-9.-]{1,253})>")
 
 @dataclass(frozen=True)
 class Bounce:
-    """One failed or delayed delivery. `status` is the enhanced code (RFC 3463), empty where none was found."""
+    """One failed or delayed delivery. `status` is the enhanced code (RFC 3463), empty where none was found.
+
+    `recipient` is an address, or, where the bounce names none, the domain of its author.
+    """
 
     address: Address
     recipient: str
     action: str
     status: str
     text: str
-    mail_server: str
-
-    def provider(self, settings: Settings) -> str:
-        """The provider that refused."""
-        return settings.provider(self.recipient.rpartition("@")[2], self.mail_server)
 
 
 def read(raw: bytes, site: Site) -> Bounce | None:
@@ -61,7 +60,6 @@ def read(raw: bytes, site: Site) -> Bounce | None:
         header(block, "Action").lower().partition(" ")[0],
         (STATUS.search(header(block, "Status")) or [""])[0],
         header(block, "Diagnostic-Code"),
-        _value(header(block, "Remote-MTA")),
     )
 
 
@@ -79,15 +77,13 @@ def _from_text(message: Message, address: Address, text: str) -> Bounce | None:
     status = STATUS.search(text)
     if not status or status[1].startswith("2"):
         return None
-    recipient = ADDRESS.search(text)
-    reporter = re.search(r"@([A-Za-z0-9.-]{1,253})", header(message, "From"))
+    recipient = ADDRESS.search(text) or re.search(r"@([A-Za-z0-9.-]{1,253})", header(message, "From"))
     return Bounce(
         address,
         recipient[1] if recipient else "",
         "failed" if status[1].startswith("5") else "delayed",
         status[1],
         text[:2000],
-        reporter[1] if reporter and not recipient else "",
     )
 
 

@@ -13,7 +13,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,31 +22,35 @@ from civicrm_tools.core.command import DONE, FAILED, Failure, in_words
 from civicrm_tools.core.metrics import Family, gauge
 from civicrm_tools.mail import hosted, postfix, providers
 from civicrm_tools.mail.hosted import Domains
-from civicrm_tools.mail.providers import DEFAULT, USED, Table, domain_of
+from civicrm_tools.mail.provider_table import DEFAULT, TABLE, USED, Table, load
+from civicrm_tools.mail.providers import domain_of
 
 NAME = "postfix-providers"
 COUNTED = re.compile(r"\s*(\d{1,9})\s+(\S+)\s*")
 
 
-def whose(domain: str, table: Table, found: Domains) -> tuple[str, str]:
-    """(provider, why) of a domain; the provider is empty for a domain of this host."""
+def whose(domain: str, table: Table, hosted_at: Mapping[str, str]) -> str:
+    """Return the provider of a domain, nothing for a domain of this host."""
+    return "" if domain in table.own else providers.whose(domain, table, hosted_at)
+
+
+def why(domain: str, table: Table, found: Domains) -> str:
+    """Return why `whose` says so."""
     if domain in table.own:
-        return "", "this host's own"
-    if name := table.by_domain(domain):
-        return name, "the table names it"
-    name, server = found.provider(domain, table)
-    if name:
-        return name, f"hosted there: its mail goes to {server}"
+        return "this host's own"
+    if domain in table.by_domain:
+        return "the table names it"
+    if server := found.provider(domain, table)[1]:
+        return f"hosted there: its mail goes to {server}"
     if domain in found.domains and found.domains[domain].looked_up:
-        servers = ", ".join(found.domains[domain].mx) or "nobody"
-        return DEFAULT, f"its mail goes to {servers}"
-    return DEFAULT, "not in the table, and its mail servers were never looked up"
+        return f"its mail goes to {', '.join(found.domains[domain].mx) or 'nobody'}"
+    return "not in the table, and its mail servers were never looked up"
 
 
 def check(domain: str, table: Table, found: Domains, paces: dict[str, float]) -> dict[str, Any]:
     """What becomes of mail for a domain, as JSON types."""
-    name, why = whose(domain, table, found)
-    entry: dict[str, Any] = {"domain": domain, "provider": name or None, "why": why}
+    name = whose(domain, table, found.hosted(table))
+    entry: dict[str, Any] = {"domain": domain, "provider": name or None, "why": why(domain, table, found)}
     if provider := table.get(name) if name else None:
         entry |= {
             "transport": name,
@@ -112,7 +116,7 @@ def describe_plan(rows: list[dict[str, Any]], table: Table) -> str:
 def shares(number: int, table: Table) -> Counter[str]:
     """So many recipients, spread as the table's recipients_share says. Raises Failure."""
     spread: Counter[str] = Counter()
-    for provider in table.providers:
+    for provider in table.providers.values():
         if provider.share is not None:
             spread[provider.name] = round(number * provider.share)
     if not spread:
@@ -126,11 +130,12 @@ def shares(number: int, table: Table) -> Counter[str]:
 def count(lines: Iterable[str], table: Table, found: Domains) -> Counter[str]:
     """{provider: recipients} in lines of domains or addresses, each perhaps after its number as `uniq -c` prints it."""
     numbers: Counter[str] = Counter()
+    hosted_at = found.hosted(table)
     for line in lines:
         pair = COUNTED.fullmatch(line)
         number, text = (int(pair[1]), pair[2]) if pair else (1, line)
         if domain := domain_of(text):
-            if name := whose(domain, table, found)[0]:
+            if name := whose(domain, table, hosted_at):
                 numbers[name] += number
         elif line.strip():
             raise Failure(f"'{line.strip()[:80]}' is no domain or address")
@@ -155,7 +160,7 @@ def recipients(options: argparse.Namespace, table: Table, found: Domains) -> Cou
 def families(table: Table, found: Domains, failed: int, now: float) -> list[Family]:
     """Return what was learned as metrics."""
     numbers = Counter(found.hosted(table).values())
-    hosts = [({"provider": provider.name}, numbers[provider.name]) for provider in table.providers]
+    hosts = [({"provider": name}, numbers[name]) for name in table.providers]
     return [
         Family("provider_hosted_domains", "gauge", "Domains that a provider hosts.", hosts),
         gauge("provider_domains_known", "Domains whose mail servers are known.", len(found.domains)),
@@ -188,7 +193,7 @@ def learn(options: argparse.Namespace, table: Table, found: Domains) -> int:
 
 def parser() -> argparse.ArgumentParser:
     made = command.Parser(prog=NAME, description=__doc__)
-    made.add_argument("--table", type=Path, default=providers.TABLE, help=argparse.SUPPRESS)
+    made.add_argument("--table", type=Path, default=TABLE, help=argparse.SUPPRESS)
     made.add_argument("--state", type=Path, default=hosted.STATE, help=argparse.SUPPRESS)
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -215,7 +220,7 @@ def parser() -> argparse.ArgumentParser:
 
 def body(argv: Sequence[str] | None) -> int:
     options = parser().parse_args(argv)
-    table = providers.load(options.table)
+    table = load(options.table)
     found = hosted.load(options.state)
     if options.command == "learn":
         return learn(options, table, found)

@@ -6,7 +6,6 @@ answer stays.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,12 +19,12 @@ from civicrm_tools.core.command import Failure
 from civicrm_tools.mail import log as maillog
 from civicrm_tools.mail import postfix, switch
 from civicrm_tools.mail.postfix import Instance
-from civicrm_tools.mail.providers import Table, domain_of
+from civicrm_tools.mail.provider_table import Table
+from civicrm_tools.mail.providers import domain_of
 
 STATE = Path("/var/lib/mail-tools/domains.json")
 # Behind transport_maps: see the role's README.
 MAP = re.compile(r"\b([a-z]+):(/[^\s,{}]*/hosted_domains)\b")
-RECIPIENT = re.compile(rb": to=<[^>]*@([^>@]+)>")
 
 REFRESH = 86_400
 RETRY = 900
@@ -76,7 +75,7 @@ class Domains:
 
 def is_foreign(domain: str, table: Table) -> bool:
     """Whether only its mail servers can tell whose domain it is."""
-    return bool(domain) and domain not in table.own and not table.by_domain(domain)
+    return bool(domain) and domain not in table.own and domain not in table.by_domain
 
 
 def load(path: Path) -> Domains:
@@ -98,30 +97,14 @@ def save(path: Path, found: Domains) -> None:
 
 
 def in_log(log: Path, found: Domains) -> Iterator[str]:
-    """Domains of recipients logged since the last call, also in a file that was rotated meanwhile.
+    """Domains of recipients logged since the last call; `found` keeps the place.
 
-    `found` keeps the place. Of a very long log only the end counts.
+    Of a very long log only the end counts.
     """
-    try:
-        current = log.stat()
-    except FileNotFoundError:
-        return
-    plan = [(log, found.offset if found.inode == current.st_ino and found.offset <= current.st_size else 0)]
-    if found.inode and found.inode != current.st_ino:
-        for path in maillog.rotated(log)[-3:]:
-            with suppress(FileNotFoundError):
-                if path.suffix != ".gz" and path.stat().st_ino == found.inode:
-                    plan.insert(0, (path, found.offset))
-    for path, offset in plan:
-        with suppress(FileNotFoundError), path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            begin = max(offset, size - LOG_BYTES)
-            file.seek(begin)
-            chunk = file.read(LOG_BYTES)
-            chunk = chunk[: chunk.rfind(b"\n") + 1]
-            found.inode, found.offset = os.fstat(file.fileno()).st_ino, begin + len(chunk)
-            for name in {match[1] for match in RECIPIENT.finditer(chunk)}:
-                yield domain_of(name.decode("ascii", "replace"))
+    for piece, place in maillog.since(log, maillog.Place(found.inode, found.offset), LOG_BYTES, newest=True):
+        found.inode, found.offset = place
+        for name in set(maillog.RECIPIENT_DOMAIN.findall(piece)):
+            yield domain_of(name.decode("ascii", "replace"))
 
 
 def in_queue(where: Instance) -> Iterator[str]:

@@ -11,6 +11,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
@@ -23,8 +24,14 @@ LINE = re.compile(
     rf"(?P<time>{TIME}) (?P<host>\S+) (?P<tag>postfix[\w./-]*)/(?P<service>[\w-]+)\[(?P<pid>\d+)\]: "
     rf"(?:(?P<queue_id>{QUEUE_ID}): )?(?P<text>.*)"
 )
+# The texts of qmgr, cleanup and the delivery agents.
+SENDER = re.compile(r"from=<(?P<address>[^<>]*)>")
+MESSAGE_ID = re.compile(r"(?:resent-)?message-id=<?(?P<id>[^<>\s]+)>?")
 DELIVERY = re.compile(r"to=<(?P<to>[^>]*)>,.* status=(?P<status>\w+) \((?P<reply>.*)\)$")
 REQUEUED = re.compile(r"\borig_id=(?P<origin>\w+)")
+# For a search through millions of lines as bytes: where a message's line has its queue ID, and recipients' domains.
+HEAD = re.compile(rf"\]: ({QUEUE_ID}): ".encode())
+RECIPIENT_DOMAIN = re.compile(rb": to=<[^>]*@([^>@]+)>")
 
 
 class Line(NamedTuple):
@@ -44,15 +51,8 @@ def parse(line: str) -> Line | None:
     found = LINE.fullmatch(line.rstrip("\n"))
     if not found:
         return None
-    return Line(
-        found["time"],
-        found["host"],
-        found["tag"],
-        found["service"],
-        int(found["pid"]),
-        found["queue_id"],
-        found["text"],
-    )
+    time, host, tag, service, pid, queue_id, text = found.groups()
+    return Line(time, host, tag, service, int(pid), queue_id, text)
 
 
 def rotated(log: Path) -> list[Path]:
@@ -72,8 +72,44 @@ def open_log(path: Path) -> IO[bytes]:
     return cast(IO[bytes], gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
 
 
+class Place(NamedTuple):
+    """Up to where a log was read, for a program that ends and comes back; 0, 0 is the beginning of the log."""
+
+    inode: int = 0
+    offset: int = 0
+
+
+def since(log: Path, place: Place, limit: int, newest: bool = False) -> Iterator[tuple[bytes, Place]]:
+    """Whole lines logged since `place`, one piece for each file, with the place behind it.
+
+    A file that was rotated meanwhile comes first. Of a file at most `limit` bytes: the oldest, and the next call goes
+    on there, or with `newest` the newest, and those before are passed over.
+    """
+    try:
+        current = log.stat()
+    except FileNotFoundError:
+        return
+    goes_on = place.inode == current.st_ino and place.offset <= current.st_size
+    plan = [(log, place.offset if goes_on else 0)]
+    if place.inode not in (0, current.st_ino):
+        for path in rotated(log)[-3:]:
+            with suppress(FileNotFoundError):
+                if path.suffix != ".gz" and path.stat().st_ino == place.inode:
+                    plan.insert(0, (path, place.offset))
+    for path, offset in plan:
+        with suppress(FileNotFoundError), path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            begin = max(offset, status.st_size - limit) if newest else offset
+            file.seek(begin)
+            piece = file.read(limit)
+            piece = piece[: piece.rfind(b"\n") + 1]
+            yield piece, Place(status.st_ino, begin + len(piece))
+            if begin + limit < status.st_size:
+                return  # The rest of this file comes before the next one.
+
+
 class Follower:
-    """New lines of a growing log, also across its rotation."""
+    """New lines of a growing log, also across its rotation, for a program that stays."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

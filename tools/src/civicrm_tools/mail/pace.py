@@ -24,185 +24,27 @@ import socket
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from civicrm_tools.core import files, locks, metrics, systemd
+from civicrm_tools.core import locks, metrics, systemd
 from civicrm_tools.core.command import Failure
 from civicrm_tools.core.metrics import Family, gauge
+from civicrm_tools.mail import log as maillog
+from civicrm_tools.mail.provider_table import TABLE, USED, Table, load
+from civicrm_tools.mail.throttle import Throttle, load_state, save_state
 
-TABLE = Path("/etc/postfix/providers.json")
 STATE = Path("/var/lib/postfix-pace/state.json")
-# The share of the budget that is handed out: what is left absorbs the jitter between a start and the provider's clock.
-USED = 0.98
 # A start that comes late may be made up for by the next ones within this time, seconds.
 CATCH_UP = 0.1
 # A changed budget holds for those who wait after this time, seconds.
 SLICE = 0.5
-# Postfix gives a table 100 s to answer and then goes on without it: nobody may wait that long.
-LONGEST_WAIT = 80
-# Halved at most so often.
-LOWEST = 6
 TICK = 5
+# How often the log is looked at, seconds.
+LOOK = 0.5
 ANSWER = b"OK paced"
-DEFERRAL = re.compile(r" postfix-(?P<provider>[a-z0-9]+)/smtp\[\d+\]: .* status=deferred \((?P<reply>.*)\)$")
-
-
-class TableError(Failure):
-    """The table cannot be used; the text is one line that says what to change."""
-
-
-@dataclass(frozen=True)
-class BackOff:
-    """When deferrals lower a budget. Times in seconds."""
-
-    texts: tuple[str, ...] = ()
-    deferrals: int = 3
-    window: float = 120
-    step: float = 60
-    recover: float = 900
-
-
-@dataclass(frozen=True)
-class Provider:
-    """One entry of the table. `pattern` is what a deferral for our pace looks like; None: nothing lowers the budget."""
-
-    name: str
-    budget: float
-    connections: int
-    pattern: re.Pattern[str] | None
-
-    def rate(self, level: int) -> float:
-        """Deliveries a second after so many halvings; never so few that somebody would wait for too long."""
-        return max(self.budget / 2.0**level, min(self.budget, (self.connections + 1) / LONGEST_WAIT))
-
-    @property
-    def lowest(self) -> int:
-        """The last halving that still lowers the rate."""
-        return max((level for level in range(1, LOWEST + 1) if self.rate(level) < self.rate(level - 1)), default=0)
-
-
-@dataclass(frozen=True)
-class Table:
-    """What the role has written."""
-
-    providers: dict[str, Provider]
-    back_off: BackOff
-    log: Path
-    textfile_directory: Path
-
-
-def load_table(path: Path = TABLE) -> Table:
-    """Read the table. Raises Failure."""
-    return files.read_json(path, _table)
-
-
-def _pattern(texts: list[str]) -> re.Pattern[str] | None:
-    try:
-        return re.compile("|".join(f"(?:{text})" for text in texts)) if texts else None
-    except re.error as error:
-        raise ValueError(f"back_off: {error}") from error
-
-
-def _table(raw: Any) -> Table:
-    given = raw["back_off"]
-    back_off = BackOff(
-        texts=tuple(given["texts"]),
-        deferrals=int(given["deferrals"]),
-        window=float(given["window_seconds"]),
-        step=float(given["step_seconds"]),
-        recover=float(given["recover_seconds"]),
-    )
-    providers = {}
-    for entry in raw["providers"]:
-        texts = [*back_off.texts, *entry.get("back_off", ())]
-        budget, connections = float(entry["budget_per_second"]), int(entry["connections"])
-        if not 0 < budget < float("inf") or connections < 1:
-            raise TableError(f"{entry['name']}: budget_per_second and connections must be above 0")
-        providers[str(entry["name"])] = Provider(
-            name=str(entry["name"]),
-            budget=budget,
-            connections=connections,
-            pattern=_pattern(texts),
-        )
-    return Table(providers, back_off, Path(raw["mail_log"]), Path(raw["textfile_directory"]))
-
-
-@dataclass
-class Throttle:
-    """How often one provider's budget is halved, and why. Times are seconds since the epoch."""
-
-    level: int = 0
-    # The last step, and the last deferral for our pace.
-    stepped: float = 0.0
-    told: float = 0.0
-    reason: str = ""
-    lowered: int = 0
-    raised: int = 0
-    recent: deque[float] = field(default_factory=deque)
-
-    def deferred(self, now: float, reply: str, limits: BackOff, lowest: int) -> bool:
-        """Take in one deferral for our pace; True if it lowers the budget."""
-        self.told = now
-        self.recent.append(now)
-        self._forget(now - limits.window)
-        too_soon = self.stepped and now - self.stepped < limits.step
-        if len(self.recent) < limits.deferrals or too_soon or self.level >= lowest:
-            return False
-        self.level += 1
-        self.lowered += 1
-        self.stepped, self.reason = now, reply
-        # Those were due to the pace before this step.
-        self.recent.clear()
-        return True
-
-    def quiet(self, now: float, limits: BackOff) -> bool:
-        """Look at the clock; True if the budget rises by a step, as nothing was said for long enough."""
-        # A clock that was set back must not keep the budget low for ever.
-        self.told, self.stepped = min(self.told, now), min(self.stepped, now)
-        if not self.level or now - max(self.told, self.stepped) < limits.recover:
-            return False
-        self.level -= 1
-        self.raised += 1
-        self.stepped = now
-        return True
-
-    def _forget(self, before: float) -> None:
-        while self.recent and self.recent[0] < before:
-            self.recent.popleft()
-        while len(self.recent) > 10_000:
-            self.recent.popleft()
-
-
-KEPT = ("level", "stepped", "told", "reason", "lowered", "raised")
-
-
-def load_state(path: Path) -> dict[str, Throttle]:
-    """{provider: what is known of it}. A damaged file is as good as none: the provider will say it again."""
-    try:
-        return files.read_json(path, _throttles, "all providers have their whole budget")
-    except files.Missing:
-        return {}
-    except files.Unreadable as error:
-        say(str(error))
-        return {}
-
-
-def _throttles(raw: Any) -> dict[str, Throttle]:
-    return {
-        str(name): Throttle(
-            level=max(0, min(LOWEST, int(entry["level"]))),
-            stepped=float(entry["stepped"]),
-            told=float(entry["told"]),
-            reason=str(entry["reason"]),
-            lowered=int(entry["lowered"]),
-            raised=int(entry["raised"]),
-        )
-        for name, entry in raw.items()
-    }
 
 
 def say(text: str) -> None:
@@ -239,12 +81,21 @@ class Pace:
             self.waiting -= 1
 
 
+def deferral(line: str) -> tuple[str, str]:
+    """Return (provider, reply cut to a length that patterns bear) of a deferral in the log; else both are empty."""
+    parsed = maillog.parse(line)
+    found = maillog.DELIVERY.match(parsed.text) if parsed and parsed.service == "smtp" else None
+    if not parsed or not found or found["status"] != "deferred":
+        return "", ""
+    return parsed.tag.removeprefix("postfix-"), found["reply"][:1000]
+
+
 class Server:
     """Answers Postfix, reads its log, keeps state and metrics."""
 
     def __init__(self, path: Path, state: Path) -> None:
         self.path, self.state, self.address = path, state, ""
-        self.table = load_table(path)
+        self.table = load(path)
         self.paces: dict[str, Pace] = {}
         self.throttles = load_state(state)
         self._arrange()
@@ -260,7 +111,7 @@ class Server:
     def reload(self) -> None:
         """Take a changed table; a broken one changes nothing."""
         try:
-            self.table = load_table(self.path)
+            self.table = load(self.path)
         except Failure as error:
             say(f"kept the old table: {error}")
             return
@@ -298,12 +149,9 @@ class Server:
 
     def line(self, line: str, now: float) -> None:
         """Take in one line of Postfix's log."""
-        found = DEFERRAL.search(line)
-        provider = self.table.providers.get(found["provider"]) if found else None
-        if not found or not provider or not provider.pattern:
-            return
-        reply = found["reply"][:1000]
-        if not provider.pattern.search(reply):
+        name, reply = deferral(line)
+        provider = self.table.providers.get(name)
+        if not provider or not provider.pattern or not provider.pattern.search(reply):
             return
         throttle, before = self.throttles[provider.name], self.rate(provider.name)
         if throttle.deferred(now, reply[:200], self.table.back_off, provider.lowest):
@@ -320,9 +168,8 @@ class Server:
                 self.save()
 
     def save(self) -> None:
-        entries = {name: {key: getattr(t, key) for key in KEPT} for name, t in self.throttles.items()}
         with contextlib.suppress(OSError):
-            files.write_json(self.state, entries, indent=1)
+            save_state(self.state, self.throttles)
 
     def families(self, now: float) -> list[Family]:
         """Return the budgets and what came of them as metrics; the only label is the provider."""
@@ -360,28 +207,12 @@ class Server:
             say(f"no metrics: {error}")
 
     async def follow(self) -> None:
-        """Read the log for ever, across its rotation. tail(1) is asked again should it end."""
+        """Read the log for ever, across its rotation."""
+        follower = maillog.Follower(self.table.log)
         while True:
-            tail = await asyncio.create_subprocess_exec(
-                *("tail", "-n", "0", "-F", "--", str(self.table.log)),
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.DEVNULL,
-                limit=1024 * 1024,
-            )
-            assert tail.stdout
-            try:
-                while True:
-                    # A line too long for the buffer is dropped, not fatal.
-                    with contextlib.suppress(ValueError):
-                        raw = await tail.stdout.readline()
-                        if not raw:
-                            break
-                        self.line(raw.decode(errors="replace").rstrip("\n"), time.time())
-            finally:
-                with contextlib.suppress(ProcessLookupError):
-                    tail.kill()
-            await tail.wait()
-            await asyncio.sleep(1)
+            for line in follower.lines():
+                self.line(line, time.time())
+            await asyncio.sleep(LOOK)
 
     async def clock(self) -> None:
         while True:
@@ -468,14 +299,13 @@ def describe(found: dict[str, dict[str, Any]]) -> str:
 
 
 def give_back(name: str, table: Table, state: Path) -> None:
-    """Restore one provider in the state and have the service read it. Raises TableError."""
+    """Restore one provider in the state and have the service read it. Raises Failure."""
     if name not in table.providers:
-        raise TableError(f"no provider '{name}': there is {', '.join(table.providers) or 'none'}")
+        raise Failure(f"no provider '{name}': there is {', '.join(table.providers) or 'none'}")
     throttles = load_state(state)
     if name in throttles:
         throttles[name].level = 0
-    entries = {key: {kept: getattr(t, kept) for kept in KEPT} for key, t in throttles.items()}
-    files.write_json(state, entries, indent=1)
+    save_state(state, throttles)
     subprocess.run(
         ["systemctl", "kill", "--kill-whom=main", "--signal=USR1", "postfix-pace.service"], check=False, timeout=30
     )
@@ -508,7 +338,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             with locks.locked(options.state.with_suffix(".lock"), wait=0, busy="another one runs"):
                 asyncio.run(serve(options.table, options.state, options.socket))
             return 0
-        table = load_table(options.file if options.command == "check" else options.table)
+        table = load(options.file if options.command == "check" else options.table)
         if options.command == "status":
             found = status(table, load_state(options.state))
             print(json.dumps(found, indent=2) if options.json else describe(found))

@@ -169,7 +169,10 @@ def parse_message(line: str) -> Message:
 
 
 def files(directory: str) -> Iterator[os.DirEntry[str]]:
-    """Files below a queue directory, which Postfix may have split by letters of the ID. A missing one is empty."""
+    """Files below a queue directory, which Postfix may have split by letters of the ID. A missing one is empty.
+
+    os.scandir and plain strings: a queue may hold a hundred thousand files.
+    """
     try:
         entries = os.scandir(directory)
     except FileNotFoundError:
@@ -181,6 +184,11 @@ def files(directory: str) -> Iterator[os.DirEntry[str]]:
                 yield from files(entry.path)
             elif entry.is_file(follow_symlinks=False):
                 yield entry
+
+
+def count(directory: str) -> int:
+    """Number of files below a queue directory."""
+    return sum(1 for _ in files(directory))
 
 
 def queue_ids(where: Instance, queue: str) -> set[str]:

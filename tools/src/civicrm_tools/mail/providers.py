@@ -1,26 +1,27 @@
 """Whose recipient is it: the providers' table of the role postfix_mailing, and what Postfix itself says.
 
-A provider is what a transport's log lines begin with: all transports with `syslog_name=postfix-gmail` in master.cf
-are "gmail", however many share its load. Recipients in no table are "default". (transport(5), postconf(5))
+The rule is that of Postfix' transport_maps, `whose`: the domain itself in the table of providers, else the domain
+itself among those that a provider hosts (`hosted` learns them), else "default". A subdomain of a provider's domain is
+not the provider's: the tables hold no key such as .example.com (transport(5)).
 
-A domain belongs to a provider because the table says so, or because its mail goes to one of the provider's servers.
+`Owners` asks the two files. `Providers` asks Postfix about an instance's queue: there a provider is what a transport's
+log lines begin with, so all transports with `syslog_name=postfix-gmail` in master.cf are "gmail". (postconf(5))
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from civicrm_tools.core import files
-from civicrm_tools.core.command import Failure, seconds
+from civicrm_tools.core.command import Failure
 from civicrm_tools.mail import postfix
 from civicrm_tools.mail.postfix import Instance
+from civicrm_tools.mail.provider_table import DEFAULT, TABLE, BackOff, Table, load
 
-DEFAULT = "default"
 # Tables of patterns: Postfix asks them for whole addresses only.
 PATTERNS = ("pcre:", "regexp:")
 
@@ -61,7 +62,7 @@ def transports(addresses: Collection[str], maps: list[str], lookup: Lookup) -> d
     """{address: transport} for those that a table names: the address itself, its domain, a parent's, or *."""
     indexed = [table for table in maps if not table.startswith(PATTERNS)]
     found = {address: value for address, value in lookup(maps, sorted(addresses)).items() if address in addresses}
-    domains = {address: address.rpartition("@")[2].lower() for address in addresses if address not in found}
+    domains = {address: normal(address) for address in addresses if address not in found}
     forms = {domain: candidates(domain) for domain in set(domains.values())}
     values = lookup(indexed, sorted({form for choice in forms.values() for form in choice}))
     for address, domain in domains.items():
@@ -117,92 +118,66 @@ class Providers:
         return self._known[address]
 
 
-# The table
+# By the files
 
-TABLE = Path("/etc/postfix/providers.json")
+HOSTED = Path("/etc/postfix/hosted_domains")
 DOMAIN = re.compile(r"(?=.{1,253}$)(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]")
-# postfix-pace hands out this share of a budget.
-USED = 0.98
 
 
-@dataclass(frozen=True)
-class Provider:
-    """One entry of the table. `share` is how much of the largest mailing goes there; None if nobody has said."""
+def normal(address: str) -> str:
+    """Return the domain of an address, or the domain itself, as Postfix looks it up.
 
-    name: str
-    domains: frozenset[str]
-    mx_suffixes: tuple[str, ...]
-    budget: float
-    connections: int
-    share: float | None
-
-
-@dataclass(frozen=True)
-class Table:
-    """The whole table; `lifetime` is in seconds, `own` are the domains that this host serves."""
-
-    providers: tuple[Provider, ...]
-    own: frozenset[str]
-    default_connections: int
-    lifetime: int
-    log: Path
-    textfile_directory: Path
-
-    def by_domain(self, domain: str) -> str:
-        """The provider that the table names for a domain, or nothing."""
-        return next((provider.name for provider in self.providers if domain in provider.domains), "")
-
-    def by_server(self, server: str) -> str:
-        """The provider whose mail server this is, or nothing."""
-        for provider in self.providers:
-            if any(server and f".{server}".endswith(f".{suffix}") for suffix in provider.mx_suffixes):
-                return provider.name
-        return ""
-
-    def get(self, name: str) -> Provider | None:
-        """The provider of this name; None is the default. Raises Failure if there is none."""
-        if name == DEFAULT:
-            return None
-        for provider in self.providers:
-            if provider.name == name:
-                return provider
-        known = ", ".join([*(provider.name for provider in self.providers), DEFAULT])
-        raise Failure(f"unknown provider '{name}': there is {known}")
-
-
-def load(path: Path) -> Table:
-    """Read the table. Raises Failure."""
-    try:
-        return files.read_json(path, _table)
-    except files.Missing as error:
-        raise Failure(f"{path} is not there: the role postfix_mailing writes it") from error
-
-
-def _table(raw: dict[str, Any]) -> Table:
-    return Table(
-        providers=tuple(
-            Provider(
-                name=str(entry["name"]),
-                domains=frozenset(str(domain) for domain in entry["domains"]),
-                mx_suffixes=tuple(str(suffix) for suffix in entry.get("mx_suffixes", ())),
-                budget=float(entry["budget_per_second"]),
-                connections=int(entry["connections"]),
-                share=float(entry["recipients_share"]) if "recipients_share" in entry else None,
-            )
-            for entry in raw["providers"]
-        ),
-        own=frozenset(raw["own_domains"]),
-        default_connections=int(raw["default_concurrency"]),
-        lifetime=seconds(raw["queue_lifetime"]),
-        log=Path(raw["mail_log"]),
-        textfile_directory=Path(raw["textfile_directory"]),
-    )
+    In lower case and without a final dot, as trivial-rewrite(8) makes it. An internationalized domain is known by its
+    A-labels (RFC 5890) alone: with `smtputf8_enable = no` Postfix sees no others.
+    """
+    return address.rpartition("@")[2].lower().removesuffix(".")
 
 
 def domain_of(text: str) -> str:
-    """The domain of an address, or the domain itself, in lower case; nothing if it is none."""
-    domain = text.strip().strip("<>").rpartition("@")[2].lower().rstrip(".")
+    """The domain of an address, or the domain itself, as `normal` makes it; nothing if it is none."""
+    domain = normal(text.strip().strip("<>"))
     return domain if DOMAIN.fullmatch(domain) else ""
+
+
+def whose(address: str, table: Table, hosted: Mapping[str, str]) -> str:
+    """Return the provider of an address or domain, by Postfix' rule. hosted: {domain: provider}."""
+    domain = normal(address)
+    name = table.by_domain.get(domain) or hosted.get(domain, "")
+    # A provider that has left the table leaves its hosted domains to smtp.
+    return name if name in table.names else DEFAULT
+
+
+class Owners:
+    """Whose recipients are on this host: the table, and the hosted domains as they were last told to Postfix.
+
+    Without a table all are "default". Raises Failure for one that cannot be used.
+    """
+
+    def __init__(self, table: Path = TABLE, hosted: Path = HOSTED) -> None:
+        self._hosted_file = hosted
+        try:
+            self.table = load(table)
+        except files.Missing:
+            self.table = Table({}, BackOff(), frozenset(), 0, 0, Path(), Path())
+
+    @property
+    def names(self) -> list[str]:
+        """Every provider, and "default"."""
+        return self.table.names
+
+    @cached_property
+    def _hosted(self) -> dict[str, str]:
+        try:
+            lines = self._hosted_file.read_text().splitlines()
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise files.Unreadable(f"{self._hosted_file}: cannot be read: {error.strerror}") from error
+        return dict(line.split(None, 1) for line in lines if " " in line)
+
+    def of(self, address: str) -> str:
+        """The provider of a recipient or domain."""
+        return whose(address, self.table, self._hosted)
 
 
 def paces() -> dict[str, float]:

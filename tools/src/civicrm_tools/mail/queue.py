@@ -25,8 +25,8 @@ from civicrm_tools.core import command
 from civicrm_tools.core.command import DONE, Failure, in_words, messages
 from civicrm_tools.mail import postfix, switch
 from civicrm_tools.mail.postfix import Instance, Message
-from civicrm_tools.mail.queue_sizes import count
-from civicrm_tools.mail.selection import QUEUES, Selection, add_filters, add_more_filters, domain, job
+from civicrm_tools.mail.providers import normal
+from civicrm_tools.mail.selection import QUEUES, Selection, add_filters, add_more_filters, job
 
 NAME = "postfix-queue"
 # Where a command looks unless --queue says otherwise. Mail in maildrop is not yet in the queue.
@@ -77,7 +77,7 @@ def tally(what: str, found: list[Message], selection: Selection) -> Counter[str]
     if what == "providers":
         selection.providers.learn(r.address for r in recipients)
     by: dict[str, Callable[[], Counter[str]]] = {
-        "domains": lambda: Counter(domain(r.address) for r in recipients),
+        "domains": lambda: Counter(normal(r.address) for r in recipients),
         "providers": lambda: Counter(selection.providers.of(r.address) for r in recipients),
         "jobs": lambda: Counter(str(job(m) or "none") for m in found),
         "senders": lambda: Counter(m.sender or "<>" for m in found),
@@ -88,7 +88,7 @@ def tally(what: str, found: list[Message], selection: Selection) -> Counter[str]
 
 def sizes(where: Instance) -> dict[str, int]:
     spool = where.spool
-    return {queue: count(f"{spool}/{queue}") for queue in QUEUES}
+    return {queue: postfix.count(f"{spool}/{queue}") for queue in QUEUES}
 
 
 def act(action: str, found: list[Message], where: Instance) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,30 +21,12 @@ NAME = "postfix-queues-sizes"
 QUEUES = ("active", "bounce", "corrupt", "deferred", "flush", "hold", "incoming", "maildrop")
 
 
-def count(directory: str) -> int:
-    """Files below a queue directory. One that was never used is empty."""
-    # scandir and plain strings: a queue may hold a hundred thousand files.
-    total = 0
-    try:
-        entries = os.scandir(directory)
-    except FileNotFoundError:
-        # A queue that was never used, or a subdirectory that has just gone.
-        return 0
-    with entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                total += count(entry.path)
-            elif entry.is_file(follow_symlinks=False):
-                total += 1
-    return total
-
-
 def sizes() -> dict[str, dict[str, int]]:
     """{instance: {queue: number of messages}}."""
     found = {}
     for where in postfix.instances():
         spool = where.spool
-        found[where.name] = {queue: count(f"{spool}/{queue}") for queue in QUEUES}
+        found[where.name] = {queue: postfix.count(f"{spool}/{queue}") for queue in QUEUES}
     return found
 
 

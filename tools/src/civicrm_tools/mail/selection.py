@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from civicrm_tools.core.command import Failure, seconds
 from civicrm_tools.mail import addresses
 from civicrm_tools.mail.postfix import Instance, Message
-from civicrm_tools.mail.providers import Providers
+from civicrm_tools.mail.providers import Providers, normal
 
 
 def add_filters(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +50,7 @@ class Selection:
         self.providers = Providers(where)
         self.provider = set(options.provider)
         self.providers.check(self.provider)
-        self.domain = {domain.lower().removeprefix("@") for domain in options.domain}
+        self.domain = set(map(normal, options.domain))
         self.job = set(options.job)
         self.sender = [pattern.lower() for pattern in getattr(options, "sender", [])]
         self.recipient = [pattern.lower() for pattern in getattr(options, "recipient", [])]
@@ -83,17 +83,13 @@ class Selection:
     def _by_recipient(self, message: Message) -> bool:
         addresses = [recipient.address for recipient in message.recipients]
         return (
-            (not self.domain or any(domain(address) in self.domain for address in addresses))
+            (not self.domain or any(normal(address) in self.domain for address in addresses))
             and (not self.provider or any(self.providers.of(address) in self.provider for address in addresses))
             and (
                 not self.recipient
                 or any(fnmatchcase(address.lower(), pattern) for address in addresses for pattern in self.recipient)
             )
         )
-
-
-def domain(address: str) -> str:
-    return address.rpartition("@")[2].lower()
 
 
 def job(message: Message) -> int | None:

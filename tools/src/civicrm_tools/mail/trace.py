@@ -24,13 +24,11 @@ from civicrm_tools.core import command
 from civicrm_tools.core.command import DONE, Failure
 from civicrm_tools.mail import addresses
 from civicrm_tools.mail import log as maillog
-from civicrm_tools.mail.log import QUEUE_ID
+from civicrm_tools.mail.log import HEAD, QUEUE_ID
 
 NAME = "postfix-trace"
 CHUNK = 1 << 22
 
-# Finds the queue ID wherever a message's line begins, at the speed of a search through bytes.
-HEAD = re.compile(rf"\]: ({QUEUE_ID}): ".encode())
 # What stands before the queue ID of a relative: a requeued message names where it came from, another its bounce.
 ORIGIN, BOUNCE = b" orig_id=", b" notification: "
 RELATIVE = re.compile(rf"({QUEUE_ID})$".encode())

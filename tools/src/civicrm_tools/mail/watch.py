@@ -26,16 +26,9 @@ from civicrm_tools.core.command import Failure
 from civicrm_tools.core.locks import locked
 from civicrm_tools.core.metrics import Family, gauge
 from civicrm_tools.mail import delivery_report
-from civicrm_tools.mail.return_path import (
-    SETTINGS,
-    Entry,
-    Folder,
-    Settings,
-    Site,
-    fresh_name,
-    load_settings,
-    open_state,
-)
+from civicrm_tools.mail.journal import open_state
+from civicrm_tools.mail.maildir import Entry, Folder, fresh_name
+from civicrm_tools.mail.return_path import SETTINGS, Settings, Site, load_settings
 
 # Folder below INBOX for each name in the metrics. The application makes processed and ignored.
 FOLDERS = {
