@@ -1,6 +1,7 @@
 """Releases of a site: served completely or not at all, and back again (P16)."""
 
 import fcntl
+import gzip
 import hashlib
 import io
 import json
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from civicrm_tools.site import application
 from civicrm_tools.site import release as tool
 
 # A database that is a file: schema and dump read it, upgrade and restore write it.
@@ -73,7 +75,7 @@ def place(tmp_path, monkeypatch) -> Place:
     monkeypatch.setenv("PATH", f"{fakes}:{os.environ['PATH']}")
     monkeypatch.setenv("FAKE_DB", str(tmp_path / "database"))
     monkeypatch.setenv("FAKE_LOG", str(tmp_path / "log"))
-    monkeypatch.setattr(tool.os, "geteuid", lambda: 1000)  # no runuser: the commands run as whoever runs the tests
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)  # no runuser: the commands run as whoever runs the tests
     return Place(tmp_path)
 
 
@@ -188,7 +190,7 @@ def test_a_dump_comes_before_the_upgrade_and_jobs_are_paused(upgrading):
     assert upgrading.database.read_text() == "2\n"
     (name,) = [p.name for p in (upgrading.base / "dumps").iterdir()]
     assert name.endswith("-before-one.sql.gz")
-    assert tool.gzip.open(upgrading.base / "dumps" / name).read().startswith(b"1\n")
+    assert gzip.decompress((upgrading.base / "dumps" / name).read_bytes()).startswith(b"1\n")
     assert (upgrading.base / "dumps" / name).stat().st_mode & 0o777 == 0o600
     calls = (upgrading.folder / "log").read_text().splitlines()
     assert calls.index("stop job.timer") < calls.index("start job.timer")
@@ -260,7 +262,7 @@ def test_there_is_nothing_before_the_first_release(place, capsys):
 
 def test_old_releases_and_dumps_go_and_the_one_before_stays(upgrading, monkeypatch):
     for number, name in enumerate(("one", "two", "three", "four")):
-        monkeypatch.setattr(tool, "now", lambda number=number: f"2026010{number}T000000Z")
+        monkeypatch.setattr(application, "now", lambda number=number: f"2026010{number}T000000Z")
         assert upgrading.deploy(name) == 0
     assert sorted(p.name for p in (upgrading.base / "releases").iterdir()) == ["four", "three"]
     assert len(list((upgrading.base / "dumps").iterdir())) == 2
@@ -270,11 +272,11 @@ def test_old_releases_and_dumps_go_and_the_one_before_stays(upgrading, monkeypat
 
 def test_an_upgrade_that_fails_again_and_again_does_not_fill_the_disk(upgrading, monkeypatch):
     """Each converge tries it and dumps before; the dump that a rollback needs is not pushed out."""
-    monkeypatch.setattr(tool, "now", lambda: "20260101T000000Z")
+    monkeypatch.setattr(application, "now", lambda: "20260101T000000Z")
     upgrading.deploy("one")
     upgrading.describe(upgrade_command="/bin/false", schema_command=f"/bin/cat {upgrading.database}")
     for day in range(2, 7):
-        monkeypatch.setattr(tool, "now", lambda day=day: f"2026010{day}T000000Z")
+        monkeypatch.setattr(application, "now", lambda day=day: f"2026010{day}T000000Z")
         assert upgrading.deploy("two") == 1
     names = sorted(p.name for p in (upgrading.base / "dumps").iterdir())
     assert [name[:8] for name in names] == ["20260101", "20260105", "20260106"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import socket
 import subprocess
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 from cryptography import x509
 from loading import load
 
-from civicrm_tools.host import ipsec_health
+from civicrm_tools.host import ipsec_health, ipsec_link, ipsec_repair
 
 SA = (
     "list-sa event {b {uniqueid=7 version=2 state=%s local-id=a.example.org remote-id=b.example.org established=5 "
@@ -40,14 +39,14 @@ class Host:
         self.answers = True
         self.unknown = False
         self.heals_guard = True
-        for name, file in (
-            ("CONFIG", "config"),
-            ("STATE", "state"),
-            ("GUARD_FILE", "guard"),
-            ("GUARD_RECORD", "record"),
+        for owner, name, file in (
+            (module, "CONFIG", "config"),
+            (ipsec_repair, "STATE", "state"),
+            (ipsec_link, "GUARD_FILE", "guard"),
+            (ipsec_link, "GUARD_RECORD", "record"),
         ):
-            monkeypatch.setattr(module, name, tmp_path / file)
-        module.GUARD_FILE.write_text("rules")
+            monkeypatch.setattr(owner, name, tmp_path / file)
+        ipsec_link.GUARD_FILE.write_text("rules")
         self.record()
         self.metrics = tmp_path / "ipsec.prom"
         self.config = {
@@ -57,14 +56,14 @@ class Host:
             "metrics_directory": str(tmp_path),
             "hold_off_seconds": 120,
         }
-        monkeypatch.setattr(module, "run", self.run)
-        monkeypatch.setattr(module, "probe", lambda own, addresses: dict.fromkeys(addresses, self.answers))
+        monkeypatch.setattr(ipsec_link, "run", self.run)
+        monkeypatch.setattr(ipsec_link, "probe", lambda own, addresses: dict.fromkeys(addresses, self.answers))
         monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
         monkeypatch.delenv("JOURNAL_STREAM", raising=False)
 
     def record(self) -> None:
-        digest = self.module.hashlib.sha256(self.module.GUARD_FILE.read_bytes()).hexdigest()
-        self.module.GUARD_RECORD.write_text(f"{digest}  -\n{TABLE}")
+        digest = ipsec_link.hashlib.sha256(ipsec_link.GUARD_FILE.read_bytes()).hexdigest()
+        ipsec_link.GUARD_RECORD.write_text(f"{digest}  -\n{TABLE}")
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         status, output, error = 0, "", ""
@@ -154,8 +153,8 @@ def test_sas_without_an_answer_are_not_enough(host, capsys):
     [
         (lambda h: setattr(h, "table", None), "missing"),
         (lambda h: setattr(h, "table", TABLE.replace("{", "{ # a rule less")), "differs"),
-        (lambda h: h.module.GUARD_FILE.write_text("newer rules"), "differs"),
-        (lambda h: h.module.GUARD_RECORD.unlink(), "differs"),
+        (lambda h: ipsec_link.GUARD_FILE.write_text("newer rules"), "differs"),
+        (lambda h: ipsec_link.GUARD_RECORD.unlink(), "differs"),
     ],
     ids=["flushed", "changed by hand", "file is newer", "nobody knows what was loaded"],
 )
@@ -238,7 +237,7 @@ def test_a_charon_stopped_by_hand_is_said_once(host, capsys):
 
 
 def test_a_lost_state_file_loses_no_repair(host):
-    host.module.STATE.write_text("{not json")
+    ipsec_repair.STATE.write_text("{not json")
     host.sas = REPLY
     assert host.repair() == ["swanctl --initiate --child b --timeout -1"]
 
@@ -279,30 +278,36 @@ def test_days_left_are_read_from_the_certificate(module, tmp_path, days):
     path.write_text(pem)
     expires = x509.load_pem_x509_certificate(pem.encode()).not_valid_after_utc
     now = datetime.datetime.now(datetime.UTC)
-    assert module.days_left(path, now) == pytest.approx((expires - now).total_seconds() / 86400, abs=0.01)
+    assert ipsec_link.days_left(path, now) == pytest.approx((expires - now).total_seconds() / 86400, abs=0.01)
 
 
 def test_a_certificate_that_runs_out_is_not_healthy(host, module, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "days_left", lambda path, now: 13.0)
+    monkeypatch.setattr(ipsec_link, "days_left", lambda path, now: 13.0)
     host.config["certificates"] = {"host": str(tmp_path / "x")}
     assert host.main() == 1
 
 
 def test_an_unreadable_certificate_counts_as_expired(module, tmp_path):
     now = datetime.datetime.now(datetime.UTC)
-    assert module.days_left(tmp_path / "missing", now) == 0
+    assert ipsec_link.days_left(tmp_path / "missing", now) == 0
     (tmp_path / "broken").write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
-    assert module.days_left(tmp_path / "broken", now) == 0
+    assert ipsec_link.days_left(tmp_path / "broken", now) == 0
 
 
-def test_echo_requests_are_well_formed(module):
-    packet = module.echo_request(socket.AF_INET, 0x1234)
-    assert module.checksum(packet) == 0
-    assert packet[:2] == b"\x08\x00"
-    header = bytes([0x46]) + bytes(23)  # with one option: 24 bytes
-    assert module.is_reply(socket.AF_INET, header + b"\x00" + packet[1:], 0x1234)
-    assert not module.is_reply(socket.AF_INET, header + packet, 0x1234)
-    assert not module.is_reply(socket.AF_INET, header + b"\x00" + packet[1:], 0x4321)
+def test_peers_are_pinged_from_the_inner_address_of_each_family(monkeypatch):
+    """From another address the guard refuses the packet; an address that is gone makes a peer silent, no error."""
+    asked = []
+
+    def fping(*command: str) -> subprocess.CompletedProcess[str]:
+        asked.append((command[0], command[1], command[-1]))
+        if ":" in command[1]:
+            return subprocess.CompletedProcess(command, 4, "", "fping: cannot bind source address")
+        return subprocess.CompletedProcess(command, 1, "10.0.0.2 is alive\n10.0.0.3 is unreachable\n", "")
+
+    monkeypatch.setattr(ipsec_link, "run", fping)
+    answers = ipsec_link.probe(["10.0.0.1", "fd00::1"], ["10.0.0.2", "fd00::2", "10.0.0.3"])
+    assert answers == {"10.0.0.2": True, "fd00::2": False, "10.0.0.3": False}
+    assert asked == [("fping", "--src=10.0.0.1", "10.0.0.3"), ("fping", "--src=fd00::1", "fd00::2")]
 
 
 def test_reauthentication_waits_for_a_new_sa(host, module, monkeypatch, capsys):

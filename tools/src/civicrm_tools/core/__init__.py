@@ -1,4 +1,6 @@
-"""What every tool shares: the frame of a command, files, locks, metrics, programs, systemd.
+"""What every tool shares, each subject implemented once; nothing here knows mail, sites or donations.
 
-Nothing here knows mail, sites or donations; each module is one subject with one implementation.
+`command`: errors, exit statuses and questions of a command. `files`: replace a file at once, read JSON. `locks`: one
+process at a time. `run`: a program to its end. `streams`: a program's output, compressed. `metrics`: Prometheus' text.
+`systemd`: what a daemon says to it. `mariadb`: dumps. `ssh`: a host whose key is pinned. `certificates`: days left.
 """

@@ -13,101 +13,28 @@ Exit status: 0 all well, also with refused newsletters; 1 the reason stands on s
 from __future__ import annotations
 
 import argparse
-import contextlib
-import datetime
-import html
 import json
 import os
 import pwd
 import re
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from civicrm_tools import LAUNCHER
-from civicrm_tools.core import files, metrics, ssh
+from civicrm_tools.core import metrics, ssh
 from civicrm_tools.core.command import Failure
-from civicrm_tools.core.locks import locked
 from civicrm_tools.core.metrics import gauge
 from civicrm_tools.core.run import last_line
+from civicrm_tools.newsletter.markup import need_reader
+from civicrm_tools.newsletter.pages import Config, archive, publish, replace, write_page
+from civicrm_tools.newsletter.personal import Refused
 
 CONFIG = Path("/etc/newsletter-archive.json")
 ANSWER_BYTES = 64 * 1024 * 1024
-HTML_CHARACTERS = 1_000_000
-SUBJECT_CHARACTERS = 300
-# Processor time for one newsletter: html.parser takes quadratic time for some nonsense.
-READ_SECONDS = 10.0
-
-# What a page may consist of. Every other element loses its tags, or all that is in it.
-KEPT = re.compile(
-    r"a|b|blockquote|code|dd|div|dl|dt|em|h[1-6]|i|li|ol|p|pre|small|strong|sub|sup|table|tbody|td|tfoot|th|thead|tr|u|ul"
-)
-VOID = ("br", "hr")
-DROPPED = re.compile(
-    r"applet|audio|button|canvas|form|frameset|head|iframe|map|math|noembed|noframes|noscript|object|option"
-    r"|script|select|style|svg|template|textarea|title|video|xmp"
-)
-# Text on both sides of these is one word to a reader.
-INLINE = re.compile(r"a|abbr|b|big|code|em|font|i|img|mark|s|small|span|strong|sub|sup|tt|u|wbr")
-
-# Names of query parameters that tell one reader from another, and of those that only count clicks.
-PERSONAL = (
-    "checksum|cid|contact|contact_id|cs|email|h|hash|id_contact|jid|key|mail|mid|qid|recipient|sid|subscriber|token|uid"
-)
-TRACKING = re.compile(r"(?:utm|mtm|pk|mc|hsa)_\w+|fbclid|gclid|dclid|msclkid|igshid|mkt_tok|_hs\w+", re.IGNORECASE)
-
-IDENTIFIER = r"[0-9]{1,10}"
-SEPARATOR = r"[^0-9A-Za-z\s@]{1,3}"
-WORDS = "bounce|unsubscribe|optout|resubscribe|reply|confirm"
-# What no published text may hold. CiviMail's addresses in both generations, whatever stands before the verb: wider than
-# what CiviCRM accepts, as an address in other letters still names the reader.
-FORBIDDEN = {
-    "a token in braces": re.compile(r"\{[^{}]*\}"),
-    "an address of CiviMail": re.compile(
-        rf"[buoercs]{SEPARATOR}{IDENTIFIER}{SEPARATOR}{IDENTIFIER}{SEPARATOR}[0-9a-z]{{16}}"
-        rf"|(?:{WORDS}){SEPARATOR}{IDENTIFIER}{SEPARATOR}{IDENTIFIER}{SEPARATOR}{IDENTIFIER}{SEPARATOR}[0-9a-z]{{16}}"
-        rf"|subscribe{SEPARATOR}{IDENTIFIER}{SEPARATOR}{IDENTIFIER}",
-        re.IGNORECASE,
-    ),
-    # 16 or more letters and digits of one case, with both in them; an onion service's name is none.
-    "a hash": re.compile(
-        r"(?<![0-9a-z])(?![a-z2-7]{56}\.onion\b)(?=[a-z]*[0-9])(?=[0-9]*[a-z])[0-9a-z]{16}"
-        r"|(?<![0-9A-Z])(?=[A-Z]*[0-9])(?=[0-9]*[A-Z])[0-9A-Z]{16}"
-    ),
-    "a parameter that names a reader": re.compile(rf"[?&;#](?:{PERSONAL})(?:\[[^]]*\])?=", re.IGNORECASE),
-}
-
-STYLE = """body { max-width: 42rem; margin: 2rem auto; padding: 0 1rem; font: 1rem/1.5 sans-serif; }
-:root { color-scheme: light dark; }
-img { max-width: 100%; height: auto; }
-pre { white-space: pre-wrap; }
-td, th { vertical-align: top; text-align: left; }
-"""
-
-PAGE = """<!DOCTYPE html>
-<html lang="{language}">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>{title}</title>
-<link rel="stylesheet" href="style.css">
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
-
 
 METRICS = {
     "published": "Newsletters on the public pages.",
@@ -120,323 +47,12 @@ class ArchiveError(Failure):
     """Why a run ends, in one sentence."""
 
 
-class Refused(Exception):
-    """Why one newsletter is not published."""
-
-    def __init__(self, *reasons: str) -> None:
-        super().__init__("; ".join(reasons))
-        self.reasons = list(reasons)
-
-
-@dataclass(frozen=True)
-class Config:
-    """/etc/newsletter-archive.json. target: host, user, port; tokens: {name without braces: text in its place}."""
-
-    command: list[str]
-    command_user: str
-    command_environment: dict[str, str]
-    user: str
-    title: str
-    language: str
-    directory: Path
-    tokens: dict[str, str]
-    image_hosts: list[str]
-    target: dict[str, Any]
-    key: Path
-    known_hosts: Path
-    metrics_file: Path
-
-    @classmethod
-    def read(cls, path: Path) -> Config:
-        def build(raw: dict[str, Any]) -> Config:
-            raw = {name: raw[name] for name in cls.__dataclass_fields__}
-            paths = {name: Path(raw[name]) for name in ("directory", "key", "known_hosts", "metrics_file")}
-            return cls(**raw | paths)
-
-        return files.read_json(path, build)
-
-
-# What may not be published
-
-
-def decoded(text: str) -> str:
-    """Return `text` without percent encoding, however often it was applied; raises Refused past any sense."""
-    for _ in range(8):
-        plain = unquote(text)
-        if plain == text:
-            return text
-        text = plain
-    raise Refused("percent encoding upon percent encoding")
-
-
-def forbidden(text: str) -> list[str]:
-    """Return the names of what no published text may hold and this one does."""
-    try:
-        plain = decoded(text)
-    except Refused as refusal:
-        return refusal.reasons
-    # What a reader does not see may not hide it: soft hyphens, joiners, other forms of a letter.
-    visible = "".join(
-        c for c in unicodedata.normalize("NFKC", plain) if unicodedata.category(c) not in ("Cf", "Cc") or c.isspace()
-    )
-    return [name for name, pattern in FORBIDDEN.items() if any(pattern.search(form) for form in (text, plain, visible))]
-
-
-def clean_link(url: str | None, hosts: list[str] | None = None) -> str | None:
-    """Return an address that is the same for every reader, or None where there is none.
-
-    hosts: the only ones allowed, and no query with them; None: any, without parameters that count clicks. What belongs
-    to the CRM is none: tracked links, forms and addresses with a checksum lead there.
-    """
-    url = (url or "").strip()
-    if not url.isprintable() or " " in url or "\\" in url:
-        return None
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        port = parts.port
-        plain = decoded(url)
-    except (ValueError, Refused):
-        return None
-    if parts.scheme not in ("http", "https") or not host or "@" in parts.netloc or port == 0:
-        return None
-    if forbidden(url) or "civicrm" in plain.lower():
-        return None
-    if hosts is not None:
-        return (
-            url
-            if parts.scheme == "https" and parts.netloc in hosts and not parts.query and not parts.fragment
-            else None
-        )
-    query = parse_qsl(parts.query, keep_blank_values=True)
-    kept = [(name, value) for name, value in query if not TRACKING.fullmatch(name)]
-    return url if kept == query else urlunsplit(parts._replace(query=urlencode(kept)))
-
-
-class Sanitiser(HTMLParser):
-    """Write a newsletter anew from allowed markup alone; nothing of the original passes as it was."""
-
-    def __init__(self, tokens: Callable[[str], str], image_hosts: list[str]) -> None:
-        super().__init__(convert_charrefs=True)
-        self.tokens, self.image_hosts = tokens, image_hosts
-        self.output: list[str] = []
-        self.visible: list[str] = []
-        self.open: list[str] = []
-        self.counts: Counter[str] = Counter()
-        self.inside: list[str] = []  # an element that is dropped, and those of its name in it
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if self.inside:
-            self.inside += [tag] if tag == self.inside[0] else []
-        elif DROPPED.fullmatch(tag):
-            self.inside.append(tag)
-        elif tag == "img":
-            self._image(dict(attrs))
-        else:
-            self._separate(tag)
-            attributes = self._attributes(tag, dict(attrs))
-            if tag in VOID:
-                self.output.append(f"<{tag}>")
-            elif KEPT.fullmatch(tag) and not (tag == "a" and not attributes):
-                self.output.append(f"<{tag}{attributes}>")
-                self.open.append(tag)
-                self.counts[tag] += 1
-
-    # In HTML the slash of <p/> means nothing.
-    handle_startendtag = handle_starttag
-
-    def handle_endtag(self, tag: str) -> None:
-        if self.inside:
-            if tag == self.inside[0]:
-                self.inside.pop()
-            return
-        self._separate(tag)
-        while self.counts[tag]:
-            last = self._close()
-            if last == tag:
-                return
-
-    def handle_data(self, data: str) -> None:
-        if not self.inside:
-            text = self.tokens(data)
-            self.visible.append(text)
-            self.output.append(html.escape(text))
-
-    def finish(self) -> str:
-        """Return what was written, every element closed."""
-        self.close()
-        while self.open:
-            self._close()
-        return "".join(self.output)
-
-    def _close(self) -> str:
-        last = self.open.pop()
-        self.counts[last] -= 1
-        self.output.append(f"</{last}>")
-        return last
-
-    def _separate(self, tag: str) -> None:
-        if not INLINE.fullmatch(tag):
-            self.visible.append("\n")
-
-    def _attributes(self, tag: str, given: dict[str, str | None]) -> str:
-        if tag == "a":
-            link = clean_link(given.get("href"))
-            return f' href="{html.escape(link)}" rel="nofollow noopener noreferrer"' if link else ""
-        if tag in ("td", "th"):
-            spans = ((name, given.get(name) or "") for name in ("colspan", "rowspan"))
-            return "".join(f' {name}="{value}"' for name, value in spans if re.fullmatch(r"[1-9][0-9]?", value))
-        return ""
-
-    def _image(self, given: dict[str, str | None]) -> None:
-        """Keep a picture of an allowed host; of another, a tracking pixel among them, only what it is called."""
-        described = self.tokens(given.get("alt") or "")
-        source = clean_link(given.get("src"), self.image_hosts)
-        self.visible.append(described)
-        escaped = html.escape(described)
-        self.output.append(f'<img src="{html.escape(source)}" alt="{escaped}">' if source else escaped)
-
-
-def token_replacer(tokens: dict[str, str]) -> Callable[[str], str]:
-    """Return a function that puts words for any reader in the place of {tokens}; unknown ones stay."""
-    if not tokens:
-        return lambda text: text
-    pattern = re.compile(
-        r"\{\s*(" + "|".join(re.escape(name) for name in sorted(tokens, key=len, reverse=True)) + r")\s*\}"
-    )
-    return lambda text: pattern.sub(lambda found: tokens[found[1]], text)
-
-
-def sanitised(source: str, tokens: dict[str, str], image_hosts: list[str]) -> str:
-    """Return a newsletter's HTML as it may be published; raises Refused with the reasons where it may not."""
-    if len(source) > HTML_CHARACTERS:
-        raise Refused(f"more than {HTML_CHARACTERS} characters")
-    sanitiser = Sanitiser(token_replacer(tokens), image_hosts)
-    try:
-        with limited(READ_SECONDS):
-            sanitiser.feed(source)
-            output = sanitiser.finish()
-    except (AssertionError, ValueError, IndexError, RecursionError) as error:
-        raise Refused("markup that cannot be read") from error
-    # What a reader sees, and once more what was really written.
-    judge("".join(sanitiser.visible), html.unescape(output))
-    if not "".join(sanitiser.visible).strip():
-        raise Refused("no text")
-    return output
-
-
-@contextlib.contextmanager
-def limited(seconds: float) -> Iterator[None]:
-    """Raise Refused after this much processor time: one newsletter must not hold up the others."""
-
-    def end(_signal: int, _frame: Any) -> None:
-        raise Refused("markup that takes too long to read")
-
-    before = signal.signal(signal.SIGPROF, end)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
-
-
-def judge(*texts: str) -> None:
-    """Raise Refused for what stands in none of the texts of a page."""
-    reasons = dict.fromkeys(reason for text in texts for reason in forbidden(text))
-    if reasons:
-        raise Refused(*reasons)
-
-
-# Pages
-
-
-@dataclass
-class State:
-    """What became of each newsletter, by its id: published {date, subject, file}, refused [reasons], withdrawn."""
-
-    path: Path
-    published: dict[str, dict[str, str]] = field(default_factory=dict)
-    refused: dict[str, list[str]] = field(default_factory=dict)
-    withdrawn: list[str] = field(default_factory=list)
-
-    @classmethod
-    def read(cls, path: Path) -> State:
-        try:
-            return files.read_json(path, lambda raw: cls(path, **raw))
-        except files.Missing:
-            return cls(path)
-
-    def write(self) -> None:
-        kept = {"published": self.published, "refused": self.refused, "withdrawn": self.withdrawn}
-        replace(self.path, json.dumps(kept, indent=1, sort_keys=True) + "\n", 0o640)
-
-
-def replace(path: Path, text: str, mode: int = 0o644) -> None:
-    """Write a file in one step: nobody reads half of it. One that is the same keeps its time."""
-    with contextlib.suppress(OSError, ValueError):
-        if path.read_text() == text:
-            return
-    files.write(path, text.encode(errors="replace"), mode=mode)
-
-
 def checked(mailing: Any) -> dict[str, str]:
     """Return {id, date, subject, html} of one answer, all text; raises ArchiveError without an id that names it."""
     number = mailing.get("id") if isinstance(mailing, dict) else None
     if isinstance(number, bool) or not re.fullmatch(r"[1-9][0-9]{0,9}", str(number)):
         raise ArchiveError("the archive command answered a mailing without an id: a whole number above 0")
     return {"id": str(number)} | {key: str(mailing.get(key) or "") for key in ("date", "subject", "html")}
-
-
-def publish(config: Config, mailing: dict[str, str]) -> dict[str, str]:
-    """Write one newsletter's page and return its entry; raises Refused and then writes nothing."""
-    try:
-        date = datetime.date.fromisoformat(mailing["date"]).isoformat()
-    except ValueError as error:
-        raise Refused("no date such as 2026-01-31") from error
-    subject = " ".join(token_replacer(config.tokens)(mailing["subject"]).split())
-    if not subject or len(subject) > SUBJECT_CHARACTERS or not subject.isprintable():
-        raise Refused(f"no subject of up to {SUBJECT_CHARACTERS} printable characters")
-    judge(subject)
-    content = sanitised(mailing["html"], config.tokens, config.image_hosts)
-    entry = {"date": date, "subject": subject, "file": f"{date}-{mailing['id']}.html"}
-    home = f'<p><a href="./">{html.escape(config.title)}</a></p>'
-    head = f'<h1>{html.escape(subject)}</h1>\n<p><time datetime="{date}">{date}</time></p>'
-    write_page(config, entry["file"], subject, f"{home}\n{head}\n<div>\n{content}\n</div>")
-    return entry
-
-
-def write_page(config: Config, name: str, title: str, body: str) -> None:
-    text = PAGE.format(language=html.escape(config.language), title=html.escape(title), body=body)
-    replace(config.directory / "site" / name, text)
-
-
-def write_index(config: Config, state: State) -> None:
-    newest = sorted(state.published.items(), key=lambda item: (item[1]["date"], int(item[0])), reverse=True)
-    lines = [
-        f'<li><time datetime="{entry["date"]}">{entry["date"]}</time> '
-        f'<a href="{entry["file"]}">{html.escape(entry["subject"])}</a></li>'
-        for _, entry in newest
-    ]
-    body = f"<h1>{html.escape(config.title)}</h1>\n" + (
-        "\n".join(["<ul>", *lines, "</ul>"]) if lines else "<p>None yet.</p>"
-    )
-    replace(config.directory / "site" / "style.css", STYLE)
-    write_page(config, "index.html", config.title, body)
-
-
-@contextlib.contextmanager
-def archive(config: Config) -> Iterator[State]:
-    """Hold the archive alone, and write its index and state in the end."""
-    (config.directory / "site").mkdir(mode=0o755, exist_ok=True)
-    (config.directory / "refused").mkdir(mode=0o700, exist_ok=True)
-    with locked(config.directory / "lock"):
-        state = State.read(config.directory / "state.json")
-        try:
-            yield state
-        finally:
-            write_index(config, state)
-            state.write()
 
 
 def send(config: Config) -> None:
@@ -566,6 +182,7 @@ def run(config: Config, config_path: Path) -> int:
     own = [sys.executable, "-I", str(LAUNCHER), "newsletter-archive", "--config", str(config_path)]
     numbers, result = None, 1
     try:
+        need_reader()
         ids = json.loads(call([*own, "known"], config.user, ""))
         question = json.dumps({"action": "list", "known": ids}) + "\n"
         answer = call(config.command, config.command_user, question, config.command_environment)

@@ -1,0 +1,186 @@
+"""Know snapshots: where they go, what is in one, and how rsync lists, sends, fetches and removes them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from civicrm_tools.core import files, mariadb, ssh
+from civicrm_tools.core.command import Failure
+from civicrm_tools.core.run import run as run_program
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+# A first snapshot over a slow line; rsync itself ends after ten minutes of silence.
+RSYNC_SECONDS = 86400
+SNAPSHOT_NAME = re.compile(r"\d{8}T\d{6}Z")
+
+
+class BackupError(Failure):
+    """What failed, in one line for the operator."""
+
+
+@dataclass(frozen=True)
+class Target:
+    host: str
+    user: str
+    port: int
+    path: str
+
+
+@dataclass(frozen=True)
+class Config:
+    databases: list[str]
+    paths: list[Path]
+    keep: int
+    directory: Path
+    target: Target
+    key: Path
+    known_hosts: Path
+
+    @property
+    def stamp(self) -> Path:
+        return self.directory / "last-success.json"
+
+    @classmethod
+    def load(cls, path: Path) -> Config:
+        config = files.read_json(
+            path,
+            lambda raw: cls(
+                databases=list(raw["databases"]),
+                paths=[Path(p) for p in raw["paths"]],
+                keep=int(raw["keep"]),
+                directory=Path(raw["directory"]),
+                target=Target(**raw["target"]),
+                key=Path(raw["key"]),
+                known_hosts=Path(raw["known_hosts"]),
+            ),
+        )
+        if config.keep < 1:
+            raise BackupError(f"{path}: keep is {config.keep}; at least one snapshot must stay")
+        for name in config.databases:
+            if not mariadb.DATABASE_NAME.fullmatch(name):
+                raise BackupError(f"{path}: {name!r} is not the name of a database")
+        for directory in config.paths:
+            if not directory.is_absolute() or ".." in directory.parts or directory == Path("/"):
+                raise BackupError(f"{path}: {str(directory)!r} is not an absolute path below /")
+        return config
+
+
+@contextmanager
+def about(what: str) -> Iterator[None]:
+    """Begin the message of whatever fails with what was done."""
+    try:
+        yield
+    except BackupError:  # a signal, which says what it is
+        raise
+    except Failure as error:
+        raise BackupError(f"{what}: {error}") from error
+
+
+class Remote:
+    """Snapshots on the backup host, reached by nothing but rsync."""
+
+    def __init__(self, config: Config, scratch: Path) -> None:
+        target = config.target
+        self.scratch = scratch
+        self.host = target.host
+        self.root = ssh.location(target.user, target.host, target.path)
+        # The one pinned key stands for the backup host, by whatever address it is reached.
+        self.shell = ssh.remote_shell(config.key, target.port, config.known_hosts, "civicrm-backup-target")
+
+    def rsync(self, what: str, *arguments: str) -> None:
+        common = ["--recursive", "--times", "--perms", "--timeout=600", f"--rsh={self.shell}"]
+        with about(f"{what} ({self.host})"):
+            run_program("rsync", *common, *arguments, timeout=RSYNC_SECONDS)
+
+    def snapshots(self) -> dict[str, dict[str, Any] | None]:
+        """Every snapshot directory, oldest first, with its manifest; None for one that is not complete."""
+        local = Path(tempfile.mkdtemp(dir=self.scratch))
+        filters = ["--include=/*/", f"--include=/*/{MANIFEST}", "--exclude=*"]
+        self.rsync("listing snapshots", *filters, f"{self.root}/", f"{local}/")
+        found: dict[str, dict[str, Any] | None] = {}
+        for directory in sorted(d for d in local.iterdir() if SNAPSHOT_NAME.fullmatch(d.name)):
+            found[directory.name] = read_manifest(directory)
+        return found
+
+    def push(self, snapshot: Path) -> None:
+        remote = f"{self.root}/{snapshot.name}/"
+        self.rsync("sending the snapshot", "--fsync", f"--exclude=/{MANIFEST}", f"{snapshot}/", remote)
+        self.rsync("sending the manifest", "--fsync", f"{snapshot}/", remote)
+
+    def fetch(self, name: str, files: Iterable[str]) -> Path:
+        local = Path(tempfile.mkdtemp(dir=self.scratch))
+        filters = [f"--include=/{file}" for file in files] + ["--exclude=*"]
+        self.rsync(f"fetching snapshot {name}", *filters, f"{self.root}/{name}/", f"{local}/")
+        return local
+
+    def delete(self, name: str) -> None:
+        """Remove a snapshot, its manifest first: rsync deletes what an empty source lacks and no filter protects."""
+        source = Path(tempfile.mkdtemp(dir=self.scratch))
+        (source / name).mkdir()
+        manifest = [f"--include=/{name}/", f"--include=/{name}/{MANIFEST}", "--exclude=*"]
+        self.rsync(f"removing snapshot {name}", "--delete", *manifest, f"{source}/", f"{self.root}/")
+        (source / name).rmdir()
+        everything = [f"--include=/{name}/***", "--exclude=*"]
+        self.rsync(f"removing snapshot {name}", "--delete", *everything, f"{source}/", f"{self.root}/")
+
+
+def read_manifest(directory: Path) -> dict[str, Any] | None:
+    """The manifest in a directory; None unless it is whole and speaks of this very snapshot."""
+
+    def checked(raw: dict[str, Any]) -> dict[str, Any] | None:
+        names = all(entry["file"] == Path(entry["file"]).name for entry in entries(raw))
+        whole = all(len(entry["sha256"]) == 64 and entry["size"] >= 0 for entry in entries(raw))
+        return raw if names and whole and (raw["snapshot"], raw["format"]) == (directory.name, FORMAT) else None
+
+    try:
+        return files.read_json(directory / MANIFEST, checked)
+    except files.Unreadable:
+        return None
+
+
+def entries(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*manifest["databases"], *manifest["paths"]]
+
+
+def check_files(directory: Path, wanted: list[dict[str, Any]]) -> None:
+    """Compare every file with its entry in the manifest."""
+    for entry in wanted:
+        path = directory / entry["file"]
+        try:
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise BackupError(f"{entry['file']} is missing from the snapshot") from error
+        if (size, digest) != (entry["size"], entry["sha256"]):
+            raise BackupError(f"{entry['file']} differs from the manifest's checksum")
+
+
+def choose(snapshots: dict[str, dict[str, Any] | None], name: str) -> tuple[str, dict[str, Any]]:
+    complete = {k: v for k, v in snapshots.items() if v is not None}
+    if not complete:
+        raise BackupError("there is no complete snapshot on the backup host")
+    if name == "latest":
+        name = max(complete)
+    if name not in complete:
+        raise BackupError(f"there is no complete snapshot {name!r}; civicrm-backup list shows those there are")
+    return name, complete[name]
+
+
+def describe(manifest: dict[str, Any]) -> str:
+    parts = [f"{d['name']} ({d['tables']} tables)" for d in manifest["databases"]]
+    parts += [f"{p['path']} ({p['entries']} entries)" for p in manifest["paths"]]
+    return ", ".join(parts) or "nothing"
+
+
+def megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
