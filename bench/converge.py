@@ -169,7 +169,7 @@ PLAY = """
         entries:
           - src: {work}/one.conf.j2
             dest: /etc/bench-files/{{{{ item }}}}.conf
-            loop: "{{{{ range({files}) }}}}"
+            loop: "{{{{ range({files}) | list }}}}"
 """
 DEPLOY = """
 from pyinfra.operations import files
