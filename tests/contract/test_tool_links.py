@@ -32,6 +32,30 @@ def test_each_command_has_a_link_and_each_link_a_command():
     assert sorted(found) == sorted([*COMMANDS, "civicrm-tools"])
 
 
+def hosts() -> dict[str, list[str]]:
+    """{file: roles in their order} of all profiles and of all plays that list roles of ours."""
+    found = {}
+    for path in [*ROOT.glob("roles/civicrm_*/tasks/main.yml")]:
+        imports = [task.get("ansible.builtin.import_role", {}) for task in yaml.safe_load(path.read_text())]
+        found[path.parts[-3]] = [one["name"] for one in imports if one and "tasks_from" not in one]
+    for path in [*ROOT.glob("playbooks/*.yml"), *ROOT.glob("lab/playbooks/*.yml"), *ROOT.glob("molecule/*/*.yml")]:
+        for number, play in enumerate(yaml.safe_load(path.read_text()) if path.name != "molecule.yml" else []):
+            found[f"{path.parent.name}/{path.name} {number}"] = play.get("roles", [])
+    return found
+
+
+def test_the_launcher_comes_before_the_links_to_it():
+    """Also on ops, which has one role of a host."""
+    linking = {path.relative_to(ROOT / "roles").parts[0] for path, one in sets() if TARGET in str(one)}
+    linking -= {"host_tools", "civicrm_int", "civicrm_ext"}
+    checked = 0
+    for where, roles in hosts().items():
+        if first := next((role for role in roles if role in linking), None):
+            assert "host_tools" in roles[: roles.index(first)], where
+            checked += 1
+    assert checked == 3
+
+
 def test_no_program_of_ours_lies_elsewhere():
     """Of Python in roles there is only what Ansible itself uses."""
     scripts = [path for path in ROOT.glob("roles/*/files/**/*") if path.is_file() and path.stat().st_size]
