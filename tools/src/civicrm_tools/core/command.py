@@ -43,8 +43,17 @@ class Parser(argparse.ArgumentParser):
         raise Failure(f"{message} (see {self.prog} --help)", USAGE)
 
 
-def run(name: str, body: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None) -> int:
-    """Run a command's body and return its exit status; whatever it raises for the operator is one line on stderr."""
+def run(
+    name: str,
+    body: Callable[[Sequence[str] | None], int],
+    argv: Sequence[str] | None,
+    *,
+    also: tuple[type[Exception], ...] = (),
+) -> int:
+    """Run a command's body and return its exit status; whatever it raises for the operator is one line on stderr.
+
+    also: exceptions of a library that the operator may meet, such as sqlite3.Error; exit status FAILED.
+    """
     try:
         return body(argv)
     except Failure as failure:
@@ -55,7 +64,7 @@ def run(name: str, body: Callable[[Sequence[str] | None], int], argv: Sequence[s
         # The reader, such as head, has seen enough. Nothing may be flushed into the closed pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
-    except OSError as error:
+    except (OSError, *also) as error:
         return complain(name, str(error), FAILED)
     except KeyboardInterrupt:
         return complain(name, "interrupted", INTERRUPTED)
