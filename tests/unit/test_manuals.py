@@ -126,7 +126,9 @@ def test_a_page_says_all_that_the_command_says(folder, name):
 @pytest.mark.parametrize("name", [*COMMANDS, "civicrm-tools"])
 def test_a_page_is_roff(folder, name):
     """Each line that begins like a request is one that is known, and no character is left to roff's own reading."""
-    for line in (folder / f"{name}.8").read_text().splitlines():
+    page = (folder / f"{name}.8").read_text()
+    assert not re.search(r"^\.SH .*\n\.PP$|^\.PP\n(\.(SH|PP|TP)|\Z)", page, re.MULTILINE), "an empty paragraph"
+    for line in page.splitlines():
         if line.startswith(manuals.MARK):
             continue
         if line.startswith("."):
@@ -154,6 +156,7 @@ def test_a_folder_has_the_pages_of_all_commands_and_of_no_former_one(folder):
 
 def test_the_page_of_the_launcher_lists_all_commands(folder):
     page = (folder / "civicrm-tools.8").read_text()
+    assert ".TP\n.B civicrm\\-tools \\-\\-version\nthe version" in page
     assert re.findall(r"^\.BR (\S+) \(8\)$", page.replace("\\-", "-"), re.MULTILINE) == sorted(COMMANDS)
 
 

@@ -31,6 +31,8 @@ ITEM = re.compile(r"  (?:(\S(?:.*?\S)?) {2,}| {6,})(\S.*)")
 # Paragraphs of a docstring that are sections of their own.
 TITLES = {"Files": "FILES", "Exit status": "EXIT STATUS"}
 TITLE = re.compile(rf"({'|'.join(TITLES)}):?\s*?(?:\n| |$)")
+# Beginnings of paragraphs that roff makes nothing of.
+EMPTY = re.compile(r"(^\.SH .*\n)(?:\.PP\n)+|^\.PP\n(?=\.(?:PP|TP|SH)|\Z)", re.MULTILINE)
 COMMON = {"--help": "print this", "--version": "print the version and a digest of the code"}
 
 
@@ -135,7 +137,7 @@ def page(name: str, text: str, synopsis: list[str], sections: dict[str, list[str
     lines = [MARK, f'.TH {escaped(name.upper())} {SECTION} "" "{__main__.NAME} {__version__}" "Host tools"']
     for title, content in every.items():
         lines += [f'.SH "{title}"', *content] if content else []
-    return "\n".join(lines) + "\n"
+    return EMPTY.sub(r"\1", "\n".join(lines) + "\n")
 
 
 def page_of(name: str) -> str:
