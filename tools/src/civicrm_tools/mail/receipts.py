@@ -9,20 +9,12 @@ Protocol: libmilter/mfdef.h of Sendmail 8, version 6. A packet is a length of fo
 
 from __future__ import annotations
 
+import asyncio
 import struct
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import sys
 
-from civicrm_tools.core import command, systemd
-from civicrm_tools.core.command import DONE
-from civicrm_tools.core.lazy import lazy
+from civicrm_tools.core import systemd
 
-if TYPE_CHECKING:
-    import asyncio
-else:
-    asyncio = lazy("asyncio")  # --help does without it
-
-NAME = "receipt-milter"
 MARK = b"X-Mail-Class"
 # A header that only bulk mail has; with Precedence the value decides.
 BULK = {b"list-unsubscribe", b"list-id", b"x-civimail-bounce", MARK.lower()}
@@ -92,11 +84,9 @@ async def run() -> None:
         await server.serve_forever()
 
 
-def body(argv: Sequence[str] | None) -> int:
-    command.Parser(prog=NAME, description=__doc__).parse_args(argv)
+def main(argv: list[str] | None = None) -> int:
+    if (sys.argv[1:] if argv is None else argv) in (["-h"], ["--help"]):
+        print(f"usage: receipt-milter\n\n{__doc__}")
+        return 0
     asyncio.run(run())
-    return DONE
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    return command.run(NAME, body, argv)
+    return 0
