@@ -31,7 +31,7 @@ SILENT = {
 HEAVY = {"asyncio", "concurrent.futures", "dns", "email.message", "http", "multiprocessing", "nh3", "ssl", "xml"}
 NEEDED = {
     "divert-submission": {"email.message", "ssl"},  # by smtplib; each start of it hands a message on
-    "receipt-milter": {"asyncio"},  # a service and nothing else
+    "receipt-milter": {"asyncio", "concurrent.futures", "ssl"},  # a service and nothing else
     "abuse-report": {"email.message"},
     "bounce-breaker": {"email.message"},
     "mailbox-watch": {"email.message"},
