@@ -279,6 +279,15 @@ def test_a_manifest_of_another_snapshot_does_not_count(lab, capsys):
     assert capsys.readouterr().out == "20200109T000000Z  INCOMPLETE\n"
 
 
+def test_snapshots_as_json(lab, capsys):
+    lab.older(1, complete=False)
+    lab.older(2)
+    assert lab.run("list", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["20200101T020000Z"] is None
+    assert found["20200102T020000Z"]["snapshot"] == "20200102T020000Z"
+
+
 @pytest.mark.parametrize("name", ["../../etc", "20200101T020000Z", ""])
 def test_only_a_complete_snapshot_can_be_named(lab, capsys, name):
     lab.older(1, complete=False)

@@ -430,6 +430,16 @@ def test_a_newsletter_becomes_a_page_and_a_line_of_the_index(archive):
     assert archive.metrics()["published"] == 2 and archive.metrics()["last_success_timestamp_seconds"] > 1e9
 
 
+def test_what_became_of_each_newsletter_as_json(archive, capsys):
+    archive.run(mailing(), mailing(8, subject=""), mailing(9))
+    archive.call("withdraw", "9")
+    capsys.readouterr()
+    assert archive.call("list", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["published"] == {"7": {"date": "2026-01-31", "subject": "January <1>", "file": "2026-01-31-7.html"}}
+    assert list(found["refused"]) == ["8"] and found["withdrawn"] == ["9"]
+
+
 def test_what_is_published_is_not_asked_for_again_and_does_not_change(archive):
     """A page that is linked stays what it was."""
     archive.run(mailing())

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from civicrm_tools.mail import addresses, trace
+from civicrm_tools.mail import addresses, search, trace
 from civicrm_tools.mail import log as maillog
 from civicrm_tools.mail.trace import main
 
@@ -176,7 +176,7 @@ def test_lines_at_the_border_of_two_reads_are_whole(tmp_path, monkeypatch):
     logs = maillog.rotated(log)
     whole = [(g.queue_id, g.lines) for g in trace.trace(VERP, logs)]
     for size in (1, 7, 64, 151, 1000):
-        monkeypatch.setattr(trace, "CHUNK", size)
+        monkeypatch.setattr(search, "CHUNK", size)
         assert [(g.queue_id, g.lines) for g in trace.trace(VERP, logs)] == whole
 
 

@@ -7,6 +7,7 @@ switch outlives restarts and Ansible's runs.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ def main(argv: list[str] | None = None, folder: Path = FOLDER) -> int:
     parser = argparse.ArgumentParser(prog="donation-switch", description=__doc__)
     parser.add_argument("position", choices=["off", "on", "status"])
     parser.add_argument("site", nargs="?", help="left out with status: all sites")
+    parser.add_argument("--json", action="store_true", help="as JSON: {site: on or off}")
     arguments = parser.parse_args(argv)
     known = sorted(path.stem for path in folder.glob("*.json"))
     if arguments.site is None and arguments.position != "status":
@@ -33,6 +35,10 @@ def main(argv: list[str] | None = None, folder: Path = FOLDER) -> int:
     except PermissionError:
         print("donation-switch: run this as root", file=sys.stderr)
         return 1
-    for site in [arguments.site] if arguments.site else known:
-        print(f"{site} {'off' if (folder / f'{site}.off').exists() else 'on'}")
+    shown = [arguments.site] if arguments.site else known
+    states = {site: "off" if (folder / f"{site}.off").exists() else "on" for site in shown}
+    if arguments.json:
+        print(json.dumps(states))
+    for site, state in {} if arguments.json else states.items():
+        print(site, state)
     return 0

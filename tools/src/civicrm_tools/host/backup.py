@@ -8,6 +8,7 @@ directory without one is not a snapshot. The account on the backup host only nee
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -157,9 +158,12 @@ def prune(config: Config, remote: Remote, existing: dict[str, dict[str, Any] | N
             print(f"snapshot {name} removed{'' if name in complete else ': it was never complete'}")
 
 
-def show(config: Config) -> None:
+def show(config: Config, as_json: bool) -> None:
     with exclusive(config) as scratch:
-        for name, manifest in Remote(config, scratch).snapshots().items():
+        found = Remote(config, scratch).snapshots()
+        if as_json:
+            print(json.dumps(found, indent=2))
+        for name, manifest in {} if as_json else found.items():
             if manifest is None:
                 print(f"{name}  INCOMPLETE")
             else:
@@ -223,7 +227,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     now = commands.add_parser("run", help="make a snapshot now and remove old ones")
     now.add_argument("--allow-empty", action="store_true", help="even if a database is empty that was not before")
-    commands.add_parser("list", help="show the snapshots on the backup host")
+    listing = commands.add_parser("list", help="show the snapshots on the backup host")
+    listing.add_argument("--json", action="store_true", help="as JSON: {snapshot: its manifest, null if incomplete}")
     check = commands.add_parser("verify", help="fetch a snapshot and compare it with its checksums")
     back = commands.add_parser(
         "restore",
@@ -252,7 +257,7 @@ def main(argv: list[str] | None = None) -> int:
         if options.command == "run":
             run(config, options.allow_empty)
         elif options.command == "list":
-            show(config)
+            show(config, options.json)
         elif options.command == "verify":
             verify(config, options.snapshot)
         else:

@@ -234,8 +234,10 @@ def main(argv: list[str] | None = None) -> int:
     applying.add_argument(
         "--missing-users", choices=("refuse", "skip"), default="refuse", help="users whom the host lacks"
     )
-    for name in ("confirm", "rollback", "record", "status"):
+    for name in ("confirm", "rollback", "record"):
         commands.add_parser(name)
+    asking = commands.add_parser("status", help="print confirmed, pending or changed")
+    asking.add_argument("--json", action="store_true", help='as JSON: {"status": the word}')
     options = parser.parse_args(argv)
     try:
         with alone():
@@ -254,7 +256,7 @@ def main(argv: list[str] | None = None) -> int:
                 record(configuration())
                 return 0
             else:
-                said = status()
+                said = json.dumps({"status": status()}) if options.json else status()
         # Not while we are alone, as the unit calls `record`; and not with Debian's file, which flushes others' tables.
         if options.command in ("apply", "confirm") and said in ("unchanged", "confirmed"):
             said += start_unit()

@@ -64,13 +64,16 @@ def family(found: dict[tuple[str, str, str], int]) -> Family:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, metavar="FILE", help="write FILE instead of printing")
+    parser.add_argument("--json", action="store_true", help="print JSON: [{direction, reason, user, packets}]")
     options = parser.parse_args(argv)
     done = subprocess.run(["nft", "-j", "list", "table", *TABLE], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         print(f"firewall-drops: {' '.join(done.stderr.split())}", file=sys.stderr)
         return 1
     found = family(drops(json.loads(done.stdout)))
-    if options.output is None:
+    if options.json:
+        print(json.dumps([{**labels, "packets": packets} for labels, packets in found.samples], indent=2))
+    elif options.output is None:
         print(exposition([found]), end="")
     else:
         metrics.write(options.output, [found])

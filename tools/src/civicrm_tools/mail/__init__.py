@@ -6,6 +6,7 @@ What the others build on:
                     their verbs are bounce, unsubscribe, opt out and so on
 `postfix`           Postfix' own commands and queue directories
 `log`               its log: one pattern for a line, rotation, how to follow it
+`search`            lines among millions of them, as bytes
 `switch`            what holds mailings or all mail
 `selection`         which messages of the queue an operator means
 

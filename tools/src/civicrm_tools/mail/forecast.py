@@ -1,6 +1,20 @@
 """Say what becomes of mail for a domain and how long a mailing takes, and learn which domains the providers host.
 
-`check` and `time` ask nobody: they read the providers' table, what was learned, and the budgets in force.
+  postfix-providers check gmail.com example.org
+  postfix-providers time 300000
+  postqueue -j | jq -r '.recipients[].address' | postfix-providers time
+  postfix-providers learn --file domains-of-the-next-mailing.txt
+
+A provider's budget, so many messages a second, is shared by all its domains: those that the table names, and those
+whose mail goes to one of its servers. `check` and `time` ask nobody: they read the table, what was learned, and the
+budgets in force. `time N` spreads N as recipients_share in the table says; on standard input a line may begin with its
+number, as `uniq -c` prints it. What `learn` finds holds for a day, and longer where a later look-up fails. Messages
+that Postfix has in its active queue keep their transport.
+
+Files:
+  /etc/postfix/providers.json        the table
+  /etc/postfix/hosted_domains        hosted domains, for Postfix
+  /var/lib/mail-tools/domains.json   what was learned
 
 Exit status: 0, 1 error or a mailing that does not fit into the queue's lifetime, 2 wrong arguments.
 """

@@ -15,7 +15,6 @@ it back in the same steps when they have stopped. State: /var/lib/postfix-pace/s
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import json
 import re
@@ -27,14 +26,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from civicrm_tools.core import locks, metrics, systemd
 from civicrm_tools.core.command import Failure
+from civicrm_tools.core.lazy import lazy
 from civicrm_tools.core.metrics import Family, gauge
 from civicrm_tools.mail import log as maillog
 from civicrm_tools.mail.provider_table import TABLE, USED, Table, load
 from civicrm_tools.mail.throttle import Throttle, load_state, save_state
+
+if TYPE_CHECKING:
+    import asyncio
+else:
+    asyncio = lazy("asyncio")  # for the service alone: half of a start's time and memory
 
 STATE = Path("/var/lib/postfix-pace/state.json")
 # A start that comes late may be made up for by the next ones within this time, seconds.
@@ -62,7 +67,7 @@ class Pace:
     due: float = 0.0
     waiting: int = 0
     begun: int = 0
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    turn: asyncio.Lock = field(default_factory=lambda: asyncio.Lock())
 
     async def wait(self, rate: Any) -> None:
         """Return when a delivery may begin. `rate()` gives deliveries a second; it may change meanwhile."""

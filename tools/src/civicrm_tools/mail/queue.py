@@ -6,6 +6,11 @@
   postfix-queue release --job 2936
   postfix-queue delete --recipient 'bounce-*@example.net' --older-than 2d
 
+list shows per recipient, oldest message first: queue, queue ID, age, provider, sender, recipient, and the reason of the
+last deferral. hold works on incoming, active and deferred, release on hold, delete on all four; none without a filter,
+unless --all is given. A filter given twice means either, different ones mean both. The provider of recipients that no
+other has is "default". hold reloads Postfix if active messages were held.
+
 hold --queue hold keeps what is on hold there when `mailing on` or `mailing resume` puts back the rest.
 hold, release and delete say what they would do and ask; scripts give --yes. They print the counts before and after.
 A release of many is better made with postfix-trickle.

@@ -86,7 +86,7 @@ async def run() -> None:
 
 def main(argv: list[str] | None = None) -> int:
     if (sys.argv[1:] if argv is None else argv) in (["-h"], ["--help"]):
-        print(__doc__)
+        print(f"usage: receipt-milter\n\n{__doc__}")
         return 0
     asyncio.run(run())
     return 0
