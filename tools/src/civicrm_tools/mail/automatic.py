@@ -113,6 +113,8 @@ CHALLENGES = (
 
 def bare(text: str) -> str:
     """Return a text without accents, in lower case: what programs and people leave out anyway."""
+    if text.isascii():
+        return text.lower()
     decomposed = unicodedata.normalize("NFKD", text.lower().replace("\u0131", "i"))
     return "".join(character for character in decomposed if not unicodedata.combining(character))
 

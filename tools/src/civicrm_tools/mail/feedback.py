@@ -266,35 +266,33 @@ def _in_text(contents: Contents, settings: Settings, report: Report, answer: boo
     return "mention" if contents.has_text else "headers"
 
 
-def variants(text: str) -> list[str]:
-    """The text as it stands, and as it was before encodings that do not belong there: quoted-printable, URL, HTML."""
-    found = [text]
+def variants(text: str) -> Iterator[str]:
+    """The text as it was before encodings that do not belong there: quoted-printable, URL, HTML."""
     if "=" in text and re.search(r"=(?:\r?\n|[0-9A-F]{2})", text):
-        found.append(quopri.decodestring(text.encode("latin-1", "replace")).decode("latin-1"))
+        yield quopri.decodestring(text.encode("latin-1", "replace")).decode("latin-1")
     if "%" in text and re.search(r"%[0-9A-Fa-f]{2}", text):
-        found.append(unquote(text, "latin-1"))
+        yield unquote(text, "latin-1")
     if "&" in text and ";" in text:
-        found.append(html.unescape(text))
-    return found
+        yield html.unescape(text)
 
 
 def _read_text(text: str, settings: Settings, report: Report | None) -> set[str]:
     """Collect evidence from one text, unless there is enough; returns the types of feedback that it names."""
-    types: set[str] = set()
-    for form in variants(text):
-        lower = form.lower()
-        if "feedback-type" in lower:
+    types = feedback_types.named(text)
+    if report:
+        _gather(text, settings, report)
+        # Costs more than all the rest, and an address says it all.
+        for form in () if report.addresses else variants(text):
             types |= feedback_types.named(form)
-        if report:
-            _gather(form, lower, settings, report)
+            _gather(form, settings, report)
     return types
 
 
-def _gather(text: str, lower: str, settings: Settings, report: Report) -> None:
+def _gather(text: str, settings: Settings, report: Report) -> None:
     for found in settings.scan(text):
         if found not in report.addresses and len(report.addresses) < ADDRESSES_LIMIT:
             report.addresses.append(found)
-    for message_id in _message_ids(text, lower):
+    for message_id in _message_ids(text):
         # The last one wins, so one that comes again moves to the end.
         if message_id in report.message_ids:
             report.message_ids.remove(message_id)
@@ -304,8 +302,9 @@ def _gather(text: str, lower: str, settings: Settings, report: Report) -> None:
             report.queue_ids.append(queue_id)
 
 
-def _message_ids(text: str, lower: str) -> Iterator[str]:
+def _message_ids(text: str) -> Iterator[str]:
     """Message-IDs in header lines, quoted or not, in order."""
+    lower = text.lower()
     place = lower.find("message-id:")
     while place >= 0:
         line = text.rfind("\n", max(0, place - 60), place) + 1

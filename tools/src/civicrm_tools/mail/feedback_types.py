@@ -54,6 +54,8 @@ FIELD = re.compile(
 
 def named(text: str) -> set[str]:
     """The types that a text names at the beginning of a line, in lower case."""
+    if "feedback-type" not in text.lower():
+        return set()
     return {found.lower().replace("_", "-") for found in FIELD.findall(text)}
 
 
