@@ -327,6 +327,13 @@ def test_nothing_else_opts_anybody_out(tool, outbox, shape):
     assert sent(outbox) == []
 
 
+ALL = (
+    {"report: " + name: message for name, message in SHAPES.items()}
+    | QUIET
+    | AUTOMATIC
+    | {name: message for name, (message, _) in FORWARDED.items()}
+)
+
 TYPES = {
     # IANA's registry.
     "abuse": (True, True),
@@ -451,11 +458,10 @@ def write(path: Path, content: bytes) -> Path:
 
 
 def test_a_maildir_is_worked_off_and_nothing_is_thrown_away(tool, outbox, tmp_path):
-    messages = [*SHAPES.values(), *QUIET.values(), *AUTOMATIC.values(), *(message for message, _ in FORWARDED.values())]
-    maildir = make_maildir(tmp_path, *messages)
+    maildir = make_maildir(tmp_path, *ALL.values())
     (maildir / "new" / "link").symlink_to("/etc/passwd")
     _, records = tool(maildir, options=("--apply", "--consume"))
-    assert len(records) == len(messages)
+    assert len(records) == len(ALL)
     # Some differ in their header only: one report, one mail.
     assert sent(outbox) == [OPT_OUT] * len({feedback.identity(message) for message in SHAPES.values()})
     assert len(list((maildir / "cur").iterdir())) == len(records)
@@ -548,14 +554,14 @@ def subprocess_run(argv: list[str], library: Path):
 @given(
     st.one_of(
         st.binary(max_size=2000),
-        st.tuples(st.sampled_from([*SHAPES, *QUIET]), st.integers(0, 4000), st.binary(max_size=8)),
+        st.tuples(st.sampled_from(sorted(ALL)), st.integers(0, 4000), st.binary(max_size=8)),
     )
 )
 def test_no_report_raises(conf, change):
     """Cut, changed or random: the examiner goes on."""
     if isinstance(change, tuple):
         name, place, bytes_ = change
-        whole = (SHAPES | QUIET)[name]
+        whole = ALL[name]
         change = whole[:place] + bytes_ + whole[place + len(bytes_) :] if place % 2 else whole[:place]
     report = feedback.examine(change, conf)
     complainants.resolve([report], conf)

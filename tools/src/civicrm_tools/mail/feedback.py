@@ -23,7 +23,7 @@ from urllib.parse import unquote
 from civicrm_tools.mail import automatic, feedback_types, quoting
 from civicrm_tools.mail.addresses import Address
 from civicrm_tools.mail.feedback_types import ACT, SHOW
-from civicrm_tools.mail.mime import READ_LIMIT
+from civicrm_tools.mail.maildir import READ_LIMIT
 from civicrm_tools.mail.pieces import MESSAGES, Piece, cut
 from civicrm_tools.mail.provider_table import DEFAULT
 from civicrm_tools.mail.return_path import Settings, Site

@@ -33,8 +33,7 @@ from civicrm_tools.mail.complaint_metrics import families
 from civicrm_tools.mail.feedback import Report, examine
 from civicrm_tools.mail.feedback_types import ACT
 from civicrm_tools.mail.journal import open_state
-from civicrm_tools.mail.maildir import Folder, read_head
-from civicrm_tools.mail.mime import READ_LIMIT
+from civicrm_tools.mail.maildir import READ_LIMIT, Folder, read_head
 from civicrm_tools.mail.opt_outs import SCHEMA, Actions
 from civicrm_tools.mail.return_path import SETTINGS, Settings, load_settings
 
