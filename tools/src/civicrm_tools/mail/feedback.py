@@ -15,7 +15,7 @@ import quopri
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 from urllib.parse import unquote
@@ -125,7 +125,7 @@ class Report:
             "truncated": self.truncated,
             "message_ids": self.message_ids[-3:],
             "queue_ids": self.queue_ids[-3:],
-            "persons": [asdict(person) for person in self.persons],
+            "persons": [dict(vars(person)) for person in self.persons],
         }
 
 

@@ -151,7 +151,7 @@ def work(options: argparse.Namespace, settings: Settings, actions: Actions) -> i
         if len(batch) >= BATCH or size > BATCH_BYTES:
             status |= finish(batch, options, settings, actions)
             batch, size = [], 0
-    return status | finish(batch, options, settings, actions)
+    return status | (finish(batch, options, settings, actions) if batch else command.DONE)
 
 
 def finish(batch: list[Examined], options: argparse.Namespace, settings: Settings, actions: Actions) -> int:
