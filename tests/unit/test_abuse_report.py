@@ -119,6 +119,9 @@ SHAPES = {
     )
     .replace(b"User-Agent: Loop/1\nVersion: 1\nSource-IP: 192.0.2.11\n", b""),
     "arf, report as text": arf(newsletter()).replace(b"message/feedback-report", b"text/plain"),
+    "arf, report as text, under the newsletter's subject": arf(newsletter())
+    .replace(b"message/feedback-report", b"text/plain")
+    .replace(b"Subject: complaint", b"Subject: Re: Out of office: January"),
     "attached report": attached(arf(newsletter()).decode()),
     "attached report in base64": attached(base64.encodebytes(arf(newsletter())).decode()).replace(
         b"message/rfc822", b"message/rfc822\nContent-Transfer-Encoding: base64", 1

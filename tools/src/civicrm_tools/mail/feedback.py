@@ -138,7 +138,7 @@ class Contents:
     originals: list[str] = field(default_factory=list)
     # Text, and whether it is HTML.
     texts: list[tuple[str, bool]] = field(default_factory=list)
-    # The report is a part of the message itself; there is a delivery report in it.
+    # The message itself is a report, well-made or damaged; there is a delivery report in it.
     direct: bool = False
     delivery: bool = False
 
@@ -207,8 +207,9 @@ def identity(raw: bytes) -> str:
 
 def _contents(raw: bytes) -> Contents:
     pieces = cut(raw)
-    found = Contents(next(pieces))
-    for piece in (found.top, *pieces):
+    found = Contents(top := next(pieces))
+    found.direct = "feedback-report" in top.fields.get("content-type", "").lower()
+    for piece in (top, *pieces):
         kind = piece.kind
         if kind in ("message/delivery-status", "message/global-delivery-status"):
             found.delivery = True
@@ -219,7 +220,7 @@ def _contents(raw: bytes) -> Contents:
             continue
         elif kind in HEADERS or kind in MESSAGES:
             found.originals.append(piece.text())
-        elif kind.startswith(("text/", "multipart/")) or piece is found.top:
+        elif kind.startswith(("text/", "multipart/")) or piece is top:
             found.texts.append((piece.text(), kind == "text/html"))
         elif kind == "application/octet-stream" and quoting.BLOCK.match((text := piece.text())[:200].lower()):
             found.originals.append(text)
@@ -241,7 +242,7 @@ def _collect(contents: Contents, settings: Settings, report: Report) -> str:
         return "arf" if contents.direct else "nested"
     if types:
         # A whole report as text; one that is quoted in an answer was acted on when it came.
-        return "reply" if answer else "nested"
+        return "reply" if answer and not contents.direct else "nested"
     if contents.is_known_form(report.reporter):
         return "provider"
     if contents.is_returned():
