@@ -32,6 +32,15 @@ FIELDS = {
     "a list": ({"precedence": "list"}, NOTICE),
     "a receipt": ({"content-type": 'multipart/report; report-type="disposition-notification"; boundary=x'}, RECEIPT),
     "a receipt of SMTPUTF8": ({"content-type": "message/global-disposition-notification"}, RECEIPT),
+    "Exim returns a mail": (
+        {"auto-submitted": "auto-replied", "x-failed-recipients": "ada@example.net", "precedence": "bulk"},
+        None,
+    ),
+    "a delivery report": (
+        {"auto-submitted": "auto-replied", "content-type": "multipart/report; report-type=delivery-status"},
+        None,
+    ),
+    "a bounce in words": ({"auto-submitted": "auto-replied", "from": "Mail System <MAILER-DAEMON@example.net>"}, None),
     "a person": ({"subject": "January", "auto-submitted": "no", "precedence": "normal"}, None),
     "a person at Exchange": ({"subject": "Re: January", "x-auto-response-suppress": "none"}, None),
     "nothing": ({}, None),

@@ -2,12 +2,13 @@
 
 A reply (vacation, "has left", challenge), a notice or a receipt is nobody's wish: it is no complaint and no bounce.
 RFC 3834 names one field for it, which half of the world's programs do not write; the others are told by their own
-fields, and by the subject in the language of the person who is away. A delivery report is none of these: its parts tell
-it, and whoever calls this has looked at them first.
+fields, and by the subject in the language of the person who is away. Returned mail is none of these, although many a
+bounce says auto-replied.
 
 Pure: no file, no clock. Fields: https://www.rfc-editor.org/rfc/rfc3834#section-5 (Auto-Submitted),
-https://www.rfc-editor.org/rfc/rfc3798 (receipts), https://learn.microsoft.com/openspecs/exchange_server_protocols/ms-oxcmail
-(X-Auto-Response-Suppress), and what Gmail, GMX, Lotus Domino, vacation(1), qmail's and Plesk's autoresponders write.
+https://www.rfc-editor.org/rfc/rfc8098 (receipts),
+https://learn.microsoft.com/openspecs/exchange_server_protocols/ms-oxcmail (X-Auto-Response-Suppress), and what Gmail,
+GMX, Lotus Domino, vacation(1), qmail's and Plesk's autoresponders write.
 """
 
 from __future__ import annotations
@@ -135,6 +136,8 @@ RECEIPTS = re.compile(
     r"|confirmacion de lectura|conferma di lettura|ricevuta di ritorno|leesbevestiging|laskvitto|recibo de leitura"
     r"|potwierdzenie przeczytania|potvrzeni o precteni|olvasasi visszaigazolas)"
 )
+# Who returns mail: Postfix, Exim, qmail, Sendmail.
+RETURNED = re.compile(r"\bmailer-daemon\b", re.IGNORECASE)
 ENCODED = re.compile(r"=\?([A-Za-z0-9_.:-]{1,40})(?:\*[A-Za-z-]+)?\?([bBqQ])\?([^?]{0,2000})\?=")
 BETWEEN = re.compile(r"(\?=)\s+(?==\?)")
 
@@ -146,6 +149,8 @@ def kind(headers: Mapping[str, str], subject: str = "", content_type: str = "") 
     encoded or not; empty: the one in headers. content_type: the whole value, with its parameters.
     """
     form = (content_type or headers.get("content-type", "")).lower()
+    if "delivery-status" in form or "x-failed-recipients" in headers or RETURNED.search(headers.get("from", "")):
+        return None
     if "disposition-notification" in form:
         return RECEIPT
     if found := _told(headers, FIELDS):
