@@ -42,8 +42,11 @@ Bounces, the way back into the application:
 
 Abuse reports:
 
-`feedback`          read one: ARF (RFC 5965, 2 and 3; its use: RFC 6650), forwarded newsletters; an automatic answer is
-                    no complaint (RFC 3834, 5)
+`feedback`          read one: ARF (RFC 5965, 2 and 3; its use: RFC 6650), forwarded newsletters, letters
+`feedback_types`    what each type means: act, show or count
+`pieces`            cut a message into its parts, fast and bounded (RFC 2046, 5.1)
+`automatic`         what a program wrote by itself, by its header alone (RFC 3834, 5)
+`quoting`           whether a letter forwards, answers or mentions
 `complainants`      whom it is about
 `deliveries`        who sent what to whom, out of the log
 `opt_outs`          opt the person out, once, by a mail that says it is automatic (RFC 3834, 5)
