@@ -111,6 +111,8 @@ def test_nothing_is_left_to_change_and_nothing_is_lost(name):
         lines(b"Subject: " + "ü".encode(), b"", b"x"),
         lines(b"Content-Transfer-Encoding: quoted-printable", b"", b"=C3=BC"),
         lines(b'Content-Type: multipart/mixed; boundary="y"', b"", b"--y", b"", b"x", b"--y--"),
+        lines(b"Content-Type: multipart/mixed", b"", "parts without a boundary: ü".encode()),
+        lines(b"Content-Type: multipart/mixed; boundary=y", b"", b"--x", b"", "another boundary: ü".encode()),
         b"Subject: no body\r\n\r\n",
     ],
 )

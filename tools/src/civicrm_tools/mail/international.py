@@ -10,6 +10,8 @@ import re
 
 from civicrm_tools.core.command import Failure
 
+# In letters. No name in the DNS has more than 253 in ASCII.
+LONGEST = 1000
 # UTS #46, 2.3: what else separates labels.
 DOT = re.compile("[.\u3002\uff0e\uff61]")
 # The domain behind the last @, also in a pattern of an operator or in an SMTP command.
@@ -18,7 +20,7 @@ DOMAIN = re.compile(r"@([^@<>\s]+)(?=[^@]*$)")
 
 def a_labels(domain: str) -> str:
     """Return a domain in ASCII, or as it is where it has no such form. Raises Failure if the library is missing."""
-    if domain.isascii():
+    if domain.isascii() or len(domain) > LONGEST:
         return domain
     try:
         import idna

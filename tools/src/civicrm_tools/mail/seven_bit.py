@@ -78,9 +78,10 @@ def rewritten(content_type: bytes, encoding: bytes, body: bytes, depth: int = 0)
     """Return what the encoding is called from now on, and the content."""
     label = b"7bit" if encoding in NOT_7BIT else encoding
     kind = content_type.partition(b";")[0].strip().lower() or b"text/plain"
-    boundary = BOUNDARY.search(content_type) if kind.startswith(b"multipart/") else None
-    if encoding not in (b"base64", b"quoted-printable") and (boundary or kind == b"message/rfc822"):
-        if depth >= DEPTH_LIMIT:
+    has_parts = kind.startswith(b"multipart/")
+    if encoding not in (b"base64", b"quoted-printable") and (has_parts or kind == b"message/rfc822"):
+        boundary = BOUNDARY.search(content_type) if has_parts else None
+        if depth >= DEPTH_LIMIT or (has_parts and not boundary):
             return encoding, body
         if not boundary:
             return label, entity(body, depth + 1)
@@ -108,6 +109,8 @@ def multipart(boundary: bytes, body: bytes, depth: int) -> bytes:
         else:
             found.append((mark + rest[0], [piece[rest.end() :]]))
             ended = bool(rest[1])
+    if len(found) == 1:
+        return body
     around = {0, len(found) - 1 if ended else 0}
     done = []
     for number, (line, content) in enumerate(found):
