@@ -8,6 +8,8 @@ What the others build on:
 `log`               its log: one pattern for a line, rotation, how to follow it
 `search`            lines among millions of them, as bytes
 `switch`            what holds mailings or all mail
+`international`     domains that are not ASCII: A-labels (IDNA 2008: RFC 5890)
+`socketmap`         answer Postfix' look-ups (socketmap_table(5))
 `selection`         which messages of the queue an operator means
 
 Operators' commands on the queue:
@@ -53,10 +55,11 @@ Abuse reports:
 `complaint_metrics` complaints per delivery
 `reports`           abuse-report, the command
 
-What may leave a site that reaches nobody:
+What is submitted here:
 
-`diversion`         divert-submission: the mail of such a site goes to its catcher (sendmail(1))
-`receipts`          receipt-milter: tell receipts, which pass while mailings are held
+`diversion`         divert-submission: the mail of a site that reaches nobody goes to its catcher (sendmail(1))
+`receipts`          receipt-milter: tell receipts, which pass while mailings are held, and prepare mail for the signer
+`seven_bit`         7-bit and no line above 998 bytes: what a signature needs (RFC 2045, 6; RFC 6376, 5.3)
 
 One-click unsubscribing (RFC 8058) is Apache's and Postfix': roles/one_click.
 
@@ -64,6 +67,8 @@ Replies: https://www.rfc-editor.org/rfc/rfc5321#section-4.2.1
 Reverse-path: https://www.rfc-editor.org/rfc/rfc5321#section-4.1.1.2
 MX: https://www.rfc-editor.org/rfc/rfc5321#section-5.1 and https://www.rfc-editor.org/rfc/rfc7505
 MIME: https://www.rfc-editor.org/rfc/rfc2045
+IDNA: https://www.rfc-editor.org/rfc/rfc5890
+DKIM: https://www.rfc-editor.org/rfc/rfc6376#section-5.3
 DSN: https://www.rfc-editor.org/rfc/rfc3464#section-2
 Status codes: https://www.rfc-editor.org/rfc/rfc3463#section-3
 Auto-Submitted: https://www.rfc-editor.org/rfc/rfc3834#section-5
