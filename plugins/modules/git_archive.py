@@ -136,8 +136,8 @@ def parts(cache: Path, git_dir: str | Path, commit: str, address: str, local: bo
         except SubmoduleError as error:
             raise SubmoduleError(f"submodule {path} at {pin[:12]} from {url}: {error}") from error
         yield path, pin, clone
-        for inner, *rest in parts(cache, clone, pin, url, local):
-            yield f"{path}/{inner}", *rest
+        for inner, inner_pin, inner_clone in parts(cache, clone, pin, url, local and is_local(url)):
+            yield f"{path}/{inner}", inner_pin, inner_clone
 
 
 def write(dest: Path, git_dir: str, commit: str, pieces: list[tuple[str, str, Path]]) -> None:
