@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from email.header import Header
 from pathlib import Path
 
@@ -293,6 +294,17 @@ def test_no_mail_stops_the_reading(junk, place):
     for whole in (report(GONE).encode(), to_bounce(EXIM, Subject="failure notice", From="MAILER-DAEMON@old.example")):
         found = delivery_report.read(whole[:place] + junk + whole[place:], SITE)
         assert found is None or found.verdict.subject
+
+
+@pytest.mark.parametrize("junk", ["a", "a.", "<", "(", "- ", "\n", "5.", "=?", "a@", "host [", "--cut\n", ": "])
+def test_a_hostile_mail_takes_no_longer_than_another(junk):
+    """64 KB of it in each place that is looked into: within a second, where a careless pattern takes minutes."""
+    began = time.process_time()
+    read(report(FIELDS + f"Diagnostic-Code: smtp; {junk * 60_000}\n"))
+    read(report(FIELDS.replace("ada@provider.example", junk * 60_000)))
+    for text in (junk * 60_000, f"host {junk * 60_000}", f"<{junk * 60_000}>: 550 5.1.1 x"):
+        read(to_bounce(text, Subject=(junk * 9000).replace("\n", " "), From="MAILER-DAEMON@old.example"))
+    assert time.process_time() - began < 1
 
 
 def test_parts_are_bounded():

@@ -82,7 +82,7 @@ def read(message: Part, text: str, site: Site, returned: bool) -> Told:
     text: its readable part; returned: whether it brings a mail with it.
     """
     fields = message.fields
-    subject = _words(fields.get("subject", ""))
+    subject = _words(fields.get("subject", "")[:500])
     own = " ".join(text[: 2 * verdict.LIMIT].split())
     nobody = _about_nobody(message, subject, own, returned)
     if nobody:
@@ -107,7 +107,7 @@ def _about_nobody(message: Part, subject: str, text: str, returned: bool) -> Ver
     server = bool(DAEMON.search(fields.get("from", "")))
     null = fields.get("return-path", "").strip() == "<>"
     codes = bool(SERVER.search(text))
-    if (server or null) and DELAYED.search(f"{subject} {text[:600]}") and not FINAL.search(text):
+    if (server or null) and DELAYED.search(f"{subject} {text[:1500]}") and not FINAL.search(text):
         return Verdict(NOBODY, "delay", "a delay, in words")
     if (server or null) and SUCCEEDED.search(f"{subject} {text[:300]}"):
         return Verdict(NOBODY, "receipt", "a delivery, in words")

@@ -17,10 +17,11 @@ from civicrm_tools.mail.return_path import Site
 from civicrm_tools.mail.verdict import ADDRESS, NOBODY, Verdict
 
 # A delivery report tells all at its beginning; the returned message comes last.
-HEAD_BYTES = 64 * 1024
+HEAD_BYTES = 256 * 1024
 STATUS_KINDS = ("message/delivery-status", "message/global-delivery-status")
 RETURNED = ("message/rfc822", "text/rfc822-headers", "message/global", "message/global-headers")
 TEXT_LIMIT = 16 * 1024
+FIELD_LIMIT = 2000
 FIELD = re.compile(r"[A-Za-z][A-Za-z0-9-]*\s*:")
 LOOSE = re.compile(r"^(?:Reporting-MTA|Final-Recipient|Original-Recipient|Action):", re.IGNORECASE | re.MULTILINE)
 TYPE = re.compile(r"\s*[A-Za-z][\w-]*\s*;\s*")
@@ -122,7 +123,7 @@ def _from_report(
 ) -> Bounce:
     action = _action(group)
     status = (STATUS.search(group.get("status", "")) or [""])[0]
-    said = TYPE.sub("", group.get("diagnostic-code", ""), count=1)
+    said = TYPE.sub("", group.get("diagnostic-code", "")[:FIELD_LIMIT], count=1)
     recipient = _recipient(group, site)
     phase, spoke = bounce_text.circumstances(text)
     host = _host(group.get("remote-mta", "")) or spoke or _host(first.get("reporting-mta", ""))
@@ -138,13 +139,15 @@ def _from_report(
 def _second(first: Verdict, text: str, status: str, host: str, phase: str) -> Verdict:
     """The human's part of a report whose fields say nothing, if that says something."""
     found = verdict.judge(bounce_text.essence(text), status=status, host=host, phase=phase)
+    if found.vague and bounce_text.CHALLENGE.search(text):
+        return Verdict(NOBODY, "notice", "a challenge to its sender")
     return first if found.vague else found
 
 
 def _recipient(group: dict[str, str], site: Site) -> str:
     """The address in Final-Recipient, else Original-Recipient; never our own."""
     for name in ("final-recipient", "original-recipient", "x-actual-recipient"):
-        value = COMMENT.sub(" ", group.get(name, ""))
+        value = COMMENT.sub(" ", group.get(name, "")[:FIELD_LIMIT])
         for found in WITHIN.finditer(value):
             address = found[1] or found[2]
             if not site.parse(address):
@@ -154,7 +157,7 @@ def _recipient(group: dict[str, str], site: Site) -> str:
 
 def _host(value: str) -> str:
     """The name in a "dns; mx.example.net (192.0.2.1)" field."""
-    words = COMMENT.sub(" ", TYPE.sub("", value, count=1)).split()
+    words = COMMENT.sub(" ", TYPE.sub("", value[:FIELD_LIMIT], count=1)).split()
     return words[0].strip("[]<>.").lower() if words else ""
 
 

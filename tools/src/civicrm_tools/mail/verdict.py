@@ -237,7 +237,9 @@ def _weigh(name: str, meaning: Code, found: list[tuple[int, int, Phrase]]) -> Ve
     if agreed:
         return Verdict(agreed.subject, _kind(agreed, meaning), f'code {name} and the words "{agreed.words}"')
     against = {ADDRESS: (US,), US: (ADDRESS,)}.get(meaning.subject, (ADDRESS, US, THEIRS, NETWORK))
-    other = next((p for p in phrases if p.subject in against or p.kind in STRONG), None)
+    # Words as general as "rejected" do not outweigh a code that is about somebody.
+    strong = [p for p in phrases if p.weight > 0 or meaning.subject not in (ADDRESS, US)]
+    other = next((p for p in strong if p.subject in against or p.kind in STRONG), None)
     if other:
         return Verdict(other.subject, other.kind, f'the words "{other.words}"' + (f" against {name}" if name else ""))
     return Verdict(meaning.subject, meaning.kind, f"code {name}") if meaning.subject else None

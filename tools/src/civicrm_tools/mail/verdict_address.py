@@ -33,6 +33,8 @@ no such name | address gone | Mailtraq | 2018
 no such object | address gone | LDAP | 2018
 no such a user | address gone | UOL | 2020
 no account by that name | address gone | qmail, vpopmail | 2020
+no mailbox found | address gone | MTAs | 2020
+no mail box available | address gone | MTAs | 2020
 no mailbox here | address gone | qmail | 2024
 no mailbox by that name | address gone | qmail | 2024
 no mailbox * that name | address gone | qmail | 2024
@@ -128,6 +130,16 @@ unavailable mailbox | address gone | MTAs | 2020
 mailbox name not allowed | address gone | RFC 5321 | 2008
 mailbox is unavailable | address gone | Hotmail | 2020
 not a mailbox | address gone | MTAs | 2018
+not an active address | address gone | Exim | 2020
+destinatario desconocido | address gone | MTAs | 2020
+usuario desconocido | address gone | MTAs | 2020
+utente sconosciuto | address gone | MTAs | 2020
+destinataire inconnu | address gone | MTAs | 2020
+utilisateur inconnu | address gone | MTAs | 2020
+unbekannter benutzer/empfänger/nutzer | address gone | MTAs | 2020
+benutzer/empfänger/adressat * unbekannt | address gone | MTAs | 2020
+kein * postfach | address gone | MTAs | 2020
+casilla * expirado | address closed | MTAs | 2020
 no longer on server | address gone | MTAs | 2024
 no longer valid | address gone | MTAs | 2024
 no longer exists | address gone | MTAs | 2024
@@ -223,6 +235,7 @@ has exceeded the limit | address full | MTAs | 2024
 mailbox exceeds allowed size | address full | IMail | 2018
 mailbox size limit exceeded | address full | MTAs | 2024
 mailbox * exceeded | address full | MTAs | 2024
+has too many messages on | address full | web.de | 2020
 mailfolder is full | address full | MTAs | 2018
 mail box full | address full | MTAs | 2020
 boite * pleine | address full | Orange | 2024

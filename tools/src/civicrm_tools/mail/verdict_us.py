@@ -125,6 +125,7 @@ header error | us content | Yahoo | 2024
 line limit exceeded | us content | Exim | 2024
 line too long | us content | MTAs | 2024
 headers too large | us content | MTAs | 2024
+non ascii addresses | theirs protocol | RFC 6531 | 2012
 improper use of 8 bit | us content | MTAs | 2024
 duplicate header | us content | MTAs | 2024
 rfc 5322/2822/822 compliant | us content | Gmail | 2024
@@ -165,6 +166,8 @@ relaying denied ip name possibly forged | us ptr | sendmail | 2024
 unverifyable/unverifiable sending | us ptr | MTAs | 2018
 unresolvable * hostname | us ptr | MTAs | 2020
 no access from mail server | us policy | MTAs | 2018
+your server requires confirmation | us policy | MTAs | 2020
+whitelist/whitelisted | us policy | MTAs | 2020
 open relay | us reputation | MTAs | 2018
 dynamic ip | us reputation | MTAs | 2024
 generic hostname | us ptr | MTAs | 2020
@@ -186,6 +189,7 @@ too many mails/messages/emails | us rate | MTAs | 2026
 too many recipients | us rate | MTAs | 2024
 sent to too many recipients | us rate | GoDaddy | 2026
 too fast/quick/quickly | us rate | MTAs | 2026
+slow down | us rate | MTAs | 2024
 try again slower | us rate | Postfix | 2024
 sending too many | us rate | MTAs | 2024
 exceeded * rate/limit/messages * hour/day/minute | us rate | MTAs | 2024
@@ -217,6 +221,8 @@ exceeds * size limit | us size | MTAs | 2024
 size limit | us size | MTAs | 2024
 too large | us size | MTAs | 2024
 size exceeds | us size | MTAs | 2024
+~ rejected/refused/denied/prohibited | us policy | MTAs | 2024
+~ not allowed/permitted/accepted/authorized | us policy | MTAs | 2024
 ~ mail rejected | us policy | Orange | 2026
 ~ message rejected | us policy | MTAs | 2024
 ~ email rejected | us policy | MTAs | 2024
@@ -262,6 +268,7 @@ too many received headers | network loop | MTAs | 2020
 host or domain name not found | network dns | Postfix | 2025
 name service error | network dns | Postfix | 2025
 malformed or unexpected name server reply | network dns | Postfix | 2025
+name or service not known | network dns | MTAs | 2024
 host not found | network dns | Postfix | 2025
 host unknown | network dns | sendmail | 2025
 unknown host | network dns | MTAs | 2024
