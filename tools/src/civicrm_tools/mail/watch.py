@@ -29,12 +29,15 @@ from civicrm_tools.mail import delivery_report
 from civicrm_tools.mail.journal import open_state
 from civicrm_tools.mail.maildir import Entry, Folder, fresh_name
 from civicrm_tools.mail.return_path import SETTINGS, Settings, Site, load_settings
+from civicrm_tools.mail.verdict import NOBODY, US
 
 # Folder below INBOX for each name in the metrics. The application makes processed and ignored.
 FOLDERS = {
     "inbox": "",
     "incoming": "Incoming",
     "quarantine": "Quarantine",
+    "refused": "Refused",
+    "notices": "Notices",
     "processed": "CiviMail.processed",
     "ignored": "CiviMail.ignored",
     "poison": "Poison",
@@ -94,7 +97,8 @@ class Watch:
                 except OSError:
                     continue
                 bounce = delivery_report.read(raw, site)
-                valid = bounce is not None and bounce.action == "failed" and b"Action:" in raw
+                # Refusals of us and what is no bounce were never the application's to understand.
+                valid = bounce is not None and bounce.verdict.subject not in (US, NOBODY) and b"Action:" in raw
                 digest = hashlib.sha256(raw).hexdigest()
                 values = (site.name, name, valid, digest)
                 self.database.execute("INSERT OR REPLACE INTO looked VALUES (?, ?, ?, ?)", values)
