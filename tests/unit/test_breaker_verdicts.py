@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 
 import pytest
 from loading import TOOLS
@@ -17,6 +18,7 @@ from unit_return_path import change, metric
 
 from civicrm_tools.mail import breaker as tool
 from civicrm_tools.mail import delivery_report, storms
+from civicrm_tools.mail.maildir import Folder
 from civicrm_tools.mail.refusals import organisation
 from civicrm_tools.mail.return_path import load_settings
 
@@ -97,6 +99,36 @@ def test_a_storm_at_one_server_is_seen_there_and_only_its_domains_are_paused(bre
     assert "200 messages moved" in breaker("drop", "hoster.example")
     assert box.counts() == {"INBOX": 210, "Incoming": 0, "Quarantine": 0, "Quarantine.dropped": 200}
     assert 'provider="hoster.example"' not in (tmp_path / "metrics/bounce-breaker.prom").read_text()
+
+
+def test_the_mailing_there_stays_paused_when_nothing_comes_back_any_more(breaker, box, paused, monkeypatch):
+    """What the mailing queues an hour later is stopped as well, until the operator ends the storm."""
+    box.deliver(*[dsn(f"p{n}@club.example", queue=n + 1, remote="mx.hoster.example", **SENDER) for n in range(25)])
+    breaker()
+    later = time.time() + 3600
+    monkeypatch.setattr(tool.time, "time", lambda: later)
+    breaker()
+    assert paused.read_text().splitlines() == ["--domain=club.example"] * 2
+    breaker("drop", "hoster.example")
+    breaker()
+    assert paused.read_text().count("\n") == 2
+
+
+def test_an_interrupted_drop_can_be_said_again(breaker, box, paused, settings_file, monkeypatch):
+    box.deliver(*[dsn(f"p{n}@club.example", queue=n + 1, remote="mx.hoster.example", **SENDER) for n in range(25)])
+    breaker()
+    real, moved = Folder.move, []
+
+    def full(folder, entry, target, name=None):
+        moved.append(entry)
+        if len(moved) == 5:
+            raise OSError("no space left")
+        return real(folder, entry, target, name)
+
+    monkeypatch.setattr(Folder, "move", full)
+    assert tool.main(["--config", str(settings_file), "drop", "hoster.example"]) == 1
+    assert "21 messages moved" in breaker("drop", "hoster.example")
+    assert box.counts()["Quarantine.dropped"] == 25
 
 
 def test_refusals_by_many_servers_are_a_storm_of_all_without_a_provider(breaker, box, paused, tmp_path):

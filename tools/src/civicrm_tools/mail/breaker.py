@@ -192,9 +192,11 @@ class Breaker:
     # The operator
 
     def settle(self, name: str, target: str) -> int:
-        """Close an incident and move its messages out of Quarantine; returns how many."""
+        """Move a storm's messages out of Quarantine and close its incident; returns how many.
+
+        In this order: whoever is interrupted can say it again.
+        """
         others = self.storms.incidents().keys() - {name}
-        self.storms.settle(name)
         moved = 0
         for site in self.settings.sites:
             quarantine, folder = Folder(site.maildir, QUARANTINE), Folder(site.maildir, target)
@@ -206,6 +208,7 @@ class Breaker:
                     continue
                 folder.make()
                 moved += quarantine.move(entry, folder)
+        self.storms.settle(name)
         return moved
 
 

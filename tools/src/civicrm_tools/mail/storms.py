@@ -23,6 +23,7 @@ CREATE TABLE IF NOT EXISTS event (
 CREATE INDEX IF NOT EXISTS event_by_time ON event (time);
 CREATE TABLE IF NOT EXISTS incident (
     id INTEGER PRIMARY KEY, provider TEXT, mode TEXT, since REAL, until REAL, paused INTEGER, why TEXT);
+CREATE TABLE IF NOT EXISTS stopped (name TEXT, domain TEXT, PRIMARY KEY (name, domain)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS forgiven (provider TEXT PRIMARY KEY, time REAL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS total (outcome TEXT PRIMARY KEY, messages INTEGER) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS verdict_total (
@@ -112,9 +113,10 @@ class Storms:
 
     def storms(self) -> dict[str, str]:
         """{name: why} of what is a storm by its numbers."""
-        recent, found = self.recent(), {}
-        providers, hosts = by_provider(recent), {}
-        for provider, numbers in providers.items():
+        recent = self.recent()
+        found: dict[str, str] = {}
+        hosts: dict[str, Recent] = {}
+        for provider, numbers in by_provider(recent).items():
             if provider != DEFAULT and self.limits.is_storm(numbers.us, numbers.others):
                 found[provider] = self._why(numbers)
         for (provider, host), numbers in recent.items():
@@ -151,11 +153,14 @@ class Storms:
         query = "UPDATE incident SET until = ? WHERE provider = ? AND until IS NULL"
         self.database.execute(query, (self.now, name))
         self.database.execute("INSERT OR REPLACE INTO forgiven VALUES (?, ?)", (name, self.now))
+        self.database.execute("DELETE FROM stopped WHERE name = ?", (name,))
 
     def domains(self, host: str) -> list[str]:
-        """Recipients' domains that a mail server refused lately."""
-        query = "SELECT DISTINCT domain FROM event WHERE host = ? AND subject = ? AND domain != '' LIMIT ?"
-        return [row["domain"] for row in self.database.execute(query, (host, US, DOMAINS))]
+        """Recipients' domains that a mail server refused since its storm began."""
+        query = "SELECT DISTINCT host, domain FROM event WHERE host = ? AND subject = ? AND domain != ''"
+        self.database.execute(f"INSERT OR IGNORE INTO stopped {query}", (host, US))
+        query = "SELECT domain FROM stopped WHERE name = ? LIMIT ?"
+        return [row["domain"] for row in self.database.execute(query, (host, DOMAINS))]
 
     def refused(self, names: Iterable[str]) -> set[tuple[str, str]]:
         """(site, file) of the refusals within the window that belong to one of the names."""
