@@ -124,6 +124,10 @@ class Breaker:
             return delivery_report.read(folder.read(entry, delivery_report.HEAD_BYTES), site)
         except OSError:
             return None
+        except (ValueError, LookupError, RecursionError) as error:
+            # It must not hold up all that comes behind it.
+            print(f"{NAME}: {entry.name} cannot be read and passes as it came: {error!r}", file=sys.stderr, flush=True)
+            return None
 
     def _decide(self) -> None:
         """Open incidents for storms, and fetch the refusals that came before each was one."""
