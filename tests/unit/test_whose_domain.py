@@ -91,7 +91,9 @@ def bounce_breaker(known: Path, settings_file: Path, run, tmp_path: Path) -> Ans
         for part in ("tmp", "new", "cur"):
             (new.parent / part).mkdir(parents=True)
         for number in range(25):
-            message = dsn(f"x{number}@{domain}", "5.7.1", "550 5.7.1 blocked", number + 1, remote="mx.google.example")
+            # By servers of many names: those of one name would be a storm of their own.
+            remote = f"mx.c{number}.example"
+            message = dsn(f"x{number}@{domain}", "5.7.1", "550 5.7.1 blocked", number + 1, remote=remote)
             (new / f"17000000{number}.M1P1.mx").write_bytes(message)
         assert run(breaker.main, "--config", settings_file, "run")[0] == 0
         return (tmp_path / "paused").read_text().strip()

@@ -37,9 +37,16 @@ Bounces, the way back into the application:
 `maildir`           folders of a mailbox, in which Dovecot works as well
 `mime`              bounded reading of mail that strangers wrote (RFC 2045)
 `journal`           what a command must not forget
-`delivery_report`   whose delivery failed, where and why: DSN (RFC 3464), enhanced status codes (RFC 3463)
-`refusals`          refusals of us against dead addresses: X.7.X against X.1.X and X.2.X (RFC 3463, 3.8, 3.2 and 3.3)
-`breaker`           bounce-breaker: a storm of refusals goes to quarantine and pauses its provider's mailing
+`parts`             the parts of a mail in its bytes, for reports by the thousand
+`verdict`           what a refusal is about: the address, us, their server, the network (RFC 3463, 3); its facts are in
+                    `verdict_codes`, `verdict_address` and `verdict_us`
+`delivery_report`   whose delivery failed, where and why: DSN (RFC 3464)
+`bounce_text`       the same in plain words, and what is no bounce (RFC 3834, 5); its facts are in `bounce_words`
+`refusals`          who refuses us, and how many refusals are a storm
+`storms`            what came back lately, and what the operator said to it
+`handover`          a bounce in words that the application reads right
+`breaker`           bounce-breaker: what comes back is judged before the application sees it
+`breaker_report`    what it tells a person and Prometheus
 `watch`             mailbox-watch: is what comes back taken
 
 Abuse reports:

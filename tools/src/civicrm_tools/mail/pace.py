@@ -32,8 +32,8 @@ from civicrm_tools.core.command import Failure
 from civicrm_tools.core.lazy import lazy
 from civicrm_tools.core.metrics import Family, gauge
 from civicrm_tools.mail import log as maillog
-from civicrm_tools.mail import socketmap
-from civicrm_tools.mail.provider_table import TABLE, USED, Table, load
+from civicrm_tools.mail import socketmap, verdict
+from civicrm_tools.mail.provider_table import TABLE, USED, Provider, Table, load
 from civicrm_tools.mail.throttle import Throttle, load_state, save_state
 
 if TYPE_CHECKING:
@@ -95,6 +95,11 @@ def deferral(line: str) -> tuple[str, str]:
     return parsed.tag.removeprefix("postfix-"), found["reply"][:1000]
 
 
+def asks_for_less(provider: Provider, reply: str) -> bool:
+    """Whether a deferral is for our pace: the texts of the table say so, or what is known of refusals."""
+    return bool(provider.pattern and provider.pattern.search(reply)) or verdict.of_reply(reply).slower
+
+
 class Server:
     """Answers Postfix, reads its log, keeps state and metrics."""
 
@@ -146,7 +151,7 @@ class Server:
         """Take in one line of Postfix's log."""
         name, reply = deferral(line)
         provider = self.table.providers.get(name)
-        if not provider or not provider.pattern or not provider.pattern.search(reply):
+        if not provider or not asks_for_less(provider, reply):
             return
         throttle, before = self.throttles[provider.name], self.rate(provider.name)
         if throttle.deferred(now, reply[:200], self.table.back_off, provider.lowest):

@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 
 from civicrm_tools.core import command
 from civicrm_tools.core.command import DONE, Failure, in_words, messages
-from civicrm_tools.mail import postfix, switch
+from civicrm_tools.mail import postfix, switch, verdict
 from civicrm_tools.mail.postfix import Instance, Message
 from civicrm_tools.mail.providers import normal
 from civicrm_tools.mail.selection import QUEUES, Selection, add_filters, add_more_filters, job
@@ -86,9 +86,23 @@ def tally(what: str, found: list[Message], selection: Selection) -> Counter[str]
         "providers": lambda: Counter(selection.providers.of(r.address) for r in recipients),
         "jobs": lambda: Counter(str(job(m) or "none") for m in found),
         "senders": lambda: Counter(m.sender or "<>" for m in found),
-        "reasons": lambda: Counter(r.reason or "none" for r in recipients),
+        "reasons": lambda: reasons([r.reason for r in recipients]),
     }
     return by[what]()
+
+
+def reasons(said: list[str]) -> Counter[str]:
+    """Recipients by what keeps them waiting, each with the commonest words."""
+    groups: dict[str, Counter[str]] = {}
+    for reason in said:
+        about = str(verdict.of_reply(reason)) if reason else "none"
+        groups.setdefault(about, Counter())[reason] += 1
+    return Counter(
+        {
+            about if about == "none" else f"{about}: {words.most_common(1)[0][0]}": words.total()
+            for about, words in groups.items()
+        }
+    )
 
 
 def sizes(where: Instance) -> dict[str, int]:
@@ -175,7 +189,7 @@ def parser() -> argparse.ArgumentParser:
         ("providers", "messages per provider"),
         ("jobs", "messages per CiviMail job"),
         ("senders", "messages per envelope sender"),
-        ("reasons", "messages per reason of the last deferral"),
+        ("reasons", "messages by what the last deferral is about, with its commonest words"),
         ("hold", "put on hold"),
         ("release", "release from hold and deliver"),
         ("delete", "delete for good"),

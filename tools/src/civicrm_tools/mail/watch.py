@@ -28,6 +28,7 @@ from civicrm_tools.mail import delivery_report
 from civicrm_tools.mail.journal import open_state
 from civicrm_tools.mail.maildir import Entry, Folder, fresh_name
 from civicrm_tools.mail.return_path import SETTINGS, Settings, Site, load_settings
+from civicrm_tools.mail.verdict import NOBODY, US
 
 NAME = "mailbox-watch"
 
@@ -36,6 +37,8 @@ FOLDERS = {
     "inbox": "",
     "incoming": "Incoming",
     "quarantine": "Quarantine",
+    "refused": "Refused",
+    "notices": "Notices",
     "processed": "CiviMail.processed",
     "ignored": "CiviMail.ignored",
     "poison": "Poison",
@@ -95,7 +98,8 @@ class Watch:
                 except OSError:
                     continue
                 bounce = delivery_report.read(raw, site)
-                valid = bounce is not None and bounce.action == "failed" and b"Action:" in raw
+                # Refusals of us and what is no bounce were never the application's to understand.
+                valid = bounce is not None and bounce.verdict.subject not in (US, NOBODY) and b"Action:" in raw
                 digest = hashlib.sha256(raw).hexdigest()
                 values = (site.name, name, valid, digest)
                 self.database.execute("INSERT OR REPLACE INTO looked VALUES (?, ?, ?, ?)", values)
