@@ -64,14 +64,17 @@ def run(
         # The reader, such as head, has seen enough. Nothing may be flushed into the closed pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
-    except (OSError, *also) as error:
+    except OSError as error:
+        return complain(name, str(error), FAILED)
+    except also as error:
         return complain(name, str(error), FAILED)
     except KeyboardInterrupt:
         return complain(name, "interrupted", INTERRUPTED)
 
 
 def complain(name: str, message: str, status: int) -> int:
-    print(f"{name}: {message}", file=sys.stderr)
+    # An argument may hold bytes that are no text.
+    print(f"{name}: {message}".encode(errors="backslashreplace").decode(), file=sys.stderr)
     return status
 
 
