@@ -34,7 +34,7 @@ from reports import (
 )
 from unit_return_path import delivery, program
 
-from civicrm_tools.mail import complainants, feedback, opt_outs, reports
+from civicrm_tools.mail import complainants, deliveries, feedback, opt_outs, reports
 from civicrm_tools.mail.return_path import load_settings
 
 MESSAGE_ID = "20260102100000.4jW8WD6NjJzDSVp@mx.example.org"
@@ -607,6 +607,16 @@ def test_deliveries_are_counted_across_rotation_and_never_twice(tool, outbox, tm
     for _ in range(3):
         tool(SHAPES["arf"], options=("--metrics",))
     assert metrics(tmp_path)['mail_complaint_base_deliveries_total{provider="gmail",site="crm",job="7"}'] == 3
+
+
+def test_a_log_that_grew_much_is_counted_in_one_run(tool, outbox, tmp_path, monkeypatch):
+    """It is read in small pieces, so that a large mailing costs no memory: none may wait for the next minute."""
+    monkeypatch.setattr(deliveries, "PIECE_BYTES", 1000)
+    log = tmp_path / "mail.log"
+    more = [delivery(f"4jW8WD6NjJz{n:04d}", verp(queue=n), f"p{n}@gmail.com", f"{n}@x") for n in range(1, 31)]
+    log.write_text(log.read_text() + "".join(more))
+    tool(SHAPES["arf"], options=("--metrics",))
+    assert metrics(tmp_path)['mail_complaint_base_deliveries_total{provider="gmail",site="crm",job="7"}'] == 31
 
 
 def test_a_deferred_mail_is_no_delivery_whatever_the_reply_says(tool, outbox, tmp_path):
