@@ -135,6 +135,7 @@ SHAPES = {
         "Feedback-Type: abuse\n\nmailto:" + verp("u").replace("+", "%2B").replace("@", "%40") + "\n"
     ),
     "crlf": arf(newsletter()).replace(b"\n", b"\r\n"),
+    "line ends of an old Mac": arf(newsletter()).replace(b"\n", b"\r"),
     "NUL bytes": arf(newsletter()).replace(b"Dear", b"\0De\0ar"),
 }
 
@@ -229,6 +230,7 @@ FORWARDED = {
         "dsn",
     ),
     "a bounce that somebody pasted": (plain("Look:\n" + dsn("ada@gmail.com").decode()), "dsn"),
+    "a bounce in nobody's words": (b"Return-Path: <>\n" + attached(newsletter()), "notice"),
     "a ticket system's notice": (
         letter("We got your mail.", newsletter(), "[#1] January", X_Auto_Response_Suppress="All"),
         "notice",
