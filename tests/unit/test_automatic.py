@@ -41,6 +41,7 @@ FIELDS = {
         None,
     ),
     "a bounce in words": ({"auto-submitted": "auto-replied", "from": "Mail System <MAILER-DAEMON@example.net>"}, None),
+    "Apple Mail's unsubscribe": ({"auto-submitted": "auto-replied", "x-apple-unsubscribe": "true"}, None),
     "a person": ({"subject": "January", "auto-submitted": "no", "precedence": "normal"}, None),
     "a person at Exchange": ({"subject": "Re: January", "x-auto-response-suppress": "none"}, None),
     "nothing": ({}, None),

@@ -151,6 +151,9 @@ def kind(headers: Mapping[str, str], subject: str = "", content_type: str = "") 
     form = (content_type or headers.get("content-type", "")).lower()
     if "delivery-status" in form or "x-failed-recipients" in headers or RETURNED.search(headers.get("from", "")):
         return None
+    if "x-apple-unsubscribe" in headers:
+        # Apple Mail calls it auto-replied, but a person pressed a button.
+        return None
     if "disposition-notification" in form:
         return RECEIPT
     if found := _told(headers, FIELDS):

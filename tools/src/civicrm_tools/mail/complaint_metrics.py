@@ -25,11 +25,6 @@ def families(database: sqlite3.Connection, settings: Settings) -> list[Family]:
     """
     names = settings.owners().names
     latest = latest_jobs(database, settings)
-    shapes = database.execute("SELECT shape, COUNT(*) AS n FROM report GROUP BY shape").fetchall()
-    types: Counter[str] = Counter()
-    for row in database.execute("SELECT type, COUNT(*) AS n FROM typed GROUP BY type"):
-        # Anybody may write any word.
-        types[row["type"] if row["type"] in TYPES else "unknown"] += row["n"]
     return [
         Family(
             "mail_complaints_total",
@@ -55,6 +50,19 @@ def families(database: sqlite3.Connection, settings: Settings) -> list[Family]:
             "Rate above which providers refuse.",
             [({"level": level}, value) for level, value in RATE_LIMITS.items()],
         ),
+        *examined(database),
+        gauge("mail_abuse_report_last_run_timestamp_seconds", "When the examiner last ended well.", int(time.time())),
+    ]
+
+
+def examined(database: sqlite3.Connection) -> list[Family]:
+    """Return how many messages there were of each shape, and how many feedback reports of each type."""
+    shapes = database.execute("SELECT shape, COUNT(*) AS n FROM report GROUP BY shape").fetchall()
+    types: Counter[str] = Counter()
+    for row in database.execute("SELECT type, COUNT(*) AS n FROM typed GROUP BY type"):
+        # Anybody may write any word.
+        types[row["type"] if row["type"] in TYPES else "unknown"] += row["n"]
+    return [
         Family(
             "mail_abuse_reports_total",
             "counter",
@@ -67,7 +75,6 @@ def families(database: sqlite3.Connection, settings: Settings) -> list[Family]:
             "Feedback reports by their type.",
             [({"feedback_type": name}, number) for name, number in sorted(types.items())],
         ),
-        gauge("mail_abuse_report_last_run_timestamp_seconds", "When the examiner last ended well.", int(time.time())),
     ]
 
 

@@ -183,7 +183,9 @@ def examine(raw: bytes, settings: Settings, source: str = "-", truncated: bool =
     """What one message says, without the mail log. Never raises, whatever is in it; `raw` is READ_LIMIT at most."""
     report = Report(identity(raw), source, truncated=truncated)
     try:
-        contents = _contents(raw[:READ_LIMIT].replace(b"\0", b""))
+        text = raw[:READ_LIMIT].replace(b"\0", b"")
+        # Some archives keep mail with the line ends of an old Mac.
+        contents = _contents(text if b"\n" in text else text.replace(b"\r", b"\n"))
         report.reporter = _domain_of(contents.top.fields.get("from", ""))
         report.shape = contents.told_by_header() or _collect(contents, settings, report)
         _judge(report)
@@ -247,7 +249,7 @@ def _collect(contents: Contents, settings: Settings, report: Report) -> str:
         return "provider"
     if contents.is_returned():
         return "dsn"
-    if contents.written and contents.has_text:
+    if contents.has_text and (contents.written or contents.top.fields.get("return-path") == "<>"):
         return "notice"
     if inside:
         return "attached"
