@@ -284,7 +284,7 @@ def test_everything_goes_to_int_over_the_private_link(door):
 
 
 def test_a_silent_int_is_said_in_words(door):
-    assert set(re.findall(r"^\s*ErrorDocument (\d+) ", door, re.MULTILINE)) == {"429", "502", "503", "504"}
+    assert set(re.findall(r"^\s*ErrorDocument (\d+) ", door, re.MULTILINE)) == {"404", "429", "502", "503", "504"}
     assert re.search(r"^\s*ProxyTimeout 120$", door, re.MULTILINE)
 
 
