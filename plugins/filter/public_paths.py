@@ -126,7 +126,7 @@ def near_miss_pattern(entries: list[Entry], prefixes: list[str]) -> str:
     """
     paths = [e["path"].replace(".", r"\.") if "path" in e else _grouped(e["pattern"]) for e in entries if _is_link(e)]
     near = "|".join([*(rf"(?:{path})(?![A-Za-z0-9_/-])" for path in paths), *prefixes])
-    return rf"^(?:GET|HEAD) ((?:{near})[^ ]{{0,600}}) HTTP/"
+    return rf"^(?:GET|HEAD) ((?:{near})[^ ]{{0,400}}) HTTP/"
 
 
 def link_rules(entries: list[Entry]) -> list[dict[str, str]]:
