@@ -358,6 +358,13 @@ def test_without_the_library_the_command_says_what_to_install(tool, mta, monkeyp
     assert "apt install python3-dnspython" in err
 
 
+def test_without_the_library_a_domain_that_is_not_ascii_says_what_to_install(tool, monkeypatch):
+    """And no other domain needs it."""
+    monkeypatch.setitem(sys.modules, "idna", None)
+    assert tool("check", "gmail.test")[0] == 0
+    assert "apt install python3-idna" in tool("check", "b\u00fccher.test")[2]
+
+
 def test_paces_come_from_the_service_and_may_be_missing(monkeypatch):
     said = json.dumps({"gmail": {"pace_per_second": 2.5}})
     monkeypatch.setattr(postfix, "output", lambda *_: said)
