@@ -161,6 +161,14 @@ def test_a_message_that_is_not_taken_stays_in_the_queue(monkeypatch, tmp_path, c
     assert capsys.readouterr().err == "not diverted: SMTPServerDisconnected: gone\n"
 
 
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Two ends of a connection, on which nobody waits for long."""
+    ends = socket.socketpair()
+    for end in ends:
+        end.settimeout(5)
+    return ends
+
+
 @pytest.mark.parametrize(
     ("recipient", "sent"),
     [
@@ -172,7 +180,7 @@ def test_a_message_that_is_not_taken_stays_in_the_queue(monkeypatch, tmp_path, c
 )
 def test_an_address_is_handed_over_as_it_is(monkeypatch, recipient, sent):
     """Whether it can be reached is Postfix' to say; smtplib alone dies of the one and changes the other."""
-    ours, theirs = socket.socketpair()
+    ours, theirs = pair()
     answers = (
         b"220 x\r\n250 x\r\n", b"250 ok\r\n", b"250 ok\r\n", b"354 go on\r\n", b"250 queued\r\n", b"221 bye\r\n",
     )  # fmt: skip
@@ -215,7 +223,7 @@ def test_an_address_in_another_encoding_is_handed_over_once(handed, monkeypatch,
 
 @pytest.mark.parametrize("refusal", [b"450 4.1.1 later\r\n", b"550 5.1.1 no\r\n"])
 def test_a_refused_recipient_is_not_taken_for_handed_over(monkeypatch, refusal):
-    ours, theirs = socket.socketpair()
+    ours, theirs = pair()
     theirs.sendall(b"220 x\r\n250 x\r\n250 ok\r\n" + refusal + b"221 bye\r\n")
     monkeypatch.setattr(tool.Again, "_get_socket", lambda *_: ours)
     with pytest.raises(smtplib.SMTPResponseException):

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from civicrm_tools.core.command import Failure
@@ -221,9 +221,7 @@ def test_check_speaks_json(tool, tmp_path):
     assert entries[0]["pace_per_second"] == 2.5
 
 
-@pytest.mark.parametrize(
-    "text", ["", "nonsense", "a b.test", "x" * 300 + ".test", "a-.test", "\u2764.test", "a@\udcfc.test"]
-)
+@pytest.mark.parametrize("text", ["", "nonsense", "a b.test", "x" * 300 + ".test", "a-.test", "\u2764.test"])
 def test_what_is_no_domain_is_said_so(tool, text):
     status, out, err = tool("check", text)
     assert (status, out) == (1, "")
@@ -295,6 +293,8 @@ def test_a_damaged_table_is_one_line(tool, table_file, text):
 
 
 @given(st.text(max_size=300))
+@example("a@\udcfc.test")
+@example("a@b\u2100c.test")
 def test_what_is_taken_for_a_domain_can_stand_in_a_table_of_postfix(text):
     """A key with a space or a line break would be another entry."""
     domain = domain_of(text)
@@ -356,6 +356,13 @@ def test_without_the_library_the_command_says_what_to_install(tool, mta, monkeyp
     status, _, err = tool("learn")
     assert status == 1
     assert "apt install python3-dnspython" in err
+
+
+def test_without_the_library_a_domain_that_is_not_ascii_says_what_to_install(tool, monkeypatch):
+    """And no other domain needs it."""
+    monkeypatch.setitem(sys.modules, "idna", None)
+    assert tool("check", "gmail.test")[0] == 0
+    assert "apt install python3-idna" in tool("check", "b\u00fccher.test")[2]
 
 
 def test_paces_come_from_the_service_and_may_be_missing(monkeypatch):

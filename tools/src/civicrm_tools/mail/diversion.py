@@ -150,8 +150,8 @@ def divert(reason: str, sender: str, recipient: str, original: str, message: byt
             if refusal.smtp_code != SYNTAX:
                 raise
             # pipe(8) takes status code and text of the bounce from here.
-            said = refusal.smtp_error
-            print(said.decode(errors="replace") if isinstance(said, bytes) else said, flush=True)
+            text = refusal.smtp_error
+            print(text if isinstance(text, str) else text.decode(errors="replace"), flush=True)
             raise SystemExit(UNAVAILABLE) from refusal
         return f"{kind} {value} may send"
     marks = [f"X-Original-To: {original}", f"X-Original-Sender: <{sender}>", f"X-Mail-Policy: {what} {site}"]
