@@ -333,6 +333,8 @@ def main() -> None:
     parser.add_argument("--base", metavar="COMMIT", default=BASE, help="compare with this commit (%(default)s)")
     parser.add_argument("--divide", type=int, default=1, metavar="N", help="sizes by N: a trial, no page is written")
     options = parser.parse_args()
+    if not importlib.util.find_spec("nh3"):
+        sys.exit("bench: this Python has no nh3, which the newsletter archive needs: 'make setup', and run it by make")
     with builds(options.base) as pair, tempfile.TemporaryDirectory() as name:
         work = Path(name)
         rows = starts(pair["now"])

@@ -16,6 +16,9 @@ PERSONAL = (
 )
 TRACKING = re.compile(r"(?:utm|mtm|pk|mc|hsa)_\w+|fbclid|gclid|dclid|msclkid|igshid|mkt_tok|_hs\w+", re.IGNORECASE)
 
+# Of ASCII; most of a newsletter is.
+INVISIBLE = re.compile(r"[\x00-\x08\x0e-\x1b\x7f]")
+
 IDENTIFIER = r"[0-9]{1,10}"
 SEPARATOR = r"[^0-9A-Za-z\s@]{1,3}"
 WORDS = "bounce|unsubscribe|optout|resubscribe|reply|confirm"
@@ -62,11 +65,16 @@ def forbidden(text: str) -> list[str]:
         plain = decoded(text)
     except Refused as refusal:
         return refusal.reasons
-    # What a reader does not see may not hide it: soft hyphens, joiners, other forms of a letter.
-    visible = "".join(
-        c for c in unicodedata.normalize("NFKC", plain) if unicodedata.category(c) not in ("Cf", "Cc") or c.isspace()
-    )
-    return [name for name, pattern in FORBIDDEN.items() if any(pattern.search(form) for form in (text, plain, visible))]
+    forms = dict.fromkeys((text, plain, visible(plain)))
+    return [name for name, pattern in FORBIDDEN.items() if any(pattern.search(form) for form in forms)]
+
+
+def visible(text: str) -> str:
+    """Return what a reader sees of a text: nothing is hidden by soft hyphens, joiners or other forms of a letter."""
+    if text.isascii() and (text.isprintable() or not INVISIBLE.search(text)):
+        return text
+    whole = unicodedata.normalize("NFKC", text)
+    return "".join(c for c in whole if unicodedata.category(c) not in ("Cf", "Cc") or c.isspace())
 
 
 def clean_link(url: str | None, hosts: list[str] | None = None) -> str | None:
