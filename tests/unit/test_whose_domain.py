@@ -133,6 +133,13 @@ def test_all_tools_give_one_answer(request: pytest.FixtureRequest, tool: str, do
     assert request.getfixturevalue(tool)(domain) == WHOSE[domain]
 
 
+@pytest.mark.parametrize("domain", ["bücher.example", "BÜCHER.example.", "b\u00fccher\u3002example"])
+@pytest.mark.parametrize("tool", ["postfix_queue", "postfix_providers_check", "postfix_providers_time", "owners"])
+def test_a_domain_that_is_not_ascii_is_the_same_as_its_a_labels(request: pytest.FixtureRequest, tool: str, domain: str):
+    """An operator types what a reader has written; one budget holds for both."""
+    assert request.getfixturevalue(tool)(domain) == "gmail"
+
+
 def test_without_a_table_all_is_default(tmp_path: Path):
     """The role mail_tools works without the role postfix_mailing."""
     owners = Owners(tmp_path / "none", tmp_path / "none")

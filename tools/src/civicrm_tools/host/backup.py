@@ -175,7 +175,11 @@ def verify(config: Config, snapshot: str) -> None:
     with exclusive(config) as scratch:
         remote = Remote(config, scratch)
         name, manifest = choose(remote.snapshots(), snapshot)
-        check_files(remote.fetch(name, (e["file"] for e in entries(manifest))), entries(manifest))
+        local = remote.fetch(name, (e["file"] for e in entries(manifest)))
+        check_files(local, entries(manifest))
+        for entry in manifest["databases"]:
+            with about(f"database {entry['name']}"):
+                mariadb.check(local / entry["file"])
         print(f"snapshot {name} is whole: {describe(manifest)}")
 
 
@@ -229,7 +233,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     now.add_argument("--allow-empty", action="store_true", help="even if a database is empty that was not before")
     listing = commands.add_parser("list", help="show the snapshots on the backup host")
     listing.add_argument("--json", action="store_true", help="as JSON: {snapshot: its manifest, null if incomplete}")
-    check = commands.add_parser("verify", help="fetch a snapshot and compare it with its checksums")
+    check = commands.add_parser("verify", help="fetch a snapshot, compare it with its checksums and read its dumps")
     back = commands.add_parser(
         "restore",
         help="replace databases and unpack directories from a snapshot",

@@ -8,6 +8,8 @@ What the others build on:
 `log`               its log: one pattern for a line, rotation, how to follow it
 `search`            lines among millions of them, as bytes
 `switch`            what holds mailings or all mail
+`international`     domains that are not ASCII: A-labels (IDNA 2008: RFC 5890)
+`socketmap`         answer Postfix' look-ups (socketmap_table(5))
 `selection`         which messages of the queue an operator means
 
 Operators' commands on the queue:
@@ -42,18 +44,22 @@ Bounces, the way back into the application:
 
 Abuse reports:
 
-`feedback`          read one: ARF (RFC 5965, 2 and 3; its use: RFC 6650), forwarded newsletters; an automatic answer is
-                    no complaint (RFC 3834, 5)
+`feedback`          read one: ARF (RFC 5965, 2 and 3; its use: RFC 6650), forwarded newsletters, letters
+`feedback_types`    what each type means: act, show or count
+`pieces`            cut a message into its parts, fast and bounded (RFC 2046, 5.1)
+`automatic`         what a program wrote by itself, by its header alone (RFC 3834, 5)
+`quoting`           whether a letter forwards, answers or mentions
 `complainants`      whom it is about
 `deliveries`        who sent what to whom, out of the log
 `opt_outs`          opt the person out, once, by a mail that says it is automatic (RFC 3834, 5)
 `complaint_metrics` complaints per delivery
 `reports`           abuse-report, the command
 
-What may leave a site that reaches nobody:
+What is submitted here:
 
-`diversion`         divert-submission: the mail of such a site goes to its catcher (sendmail(1))
-`receipts`          receipt-milter: tell receipts, which pass while mailings are held
+`diversion`         divert-submission: the mail of a site that reaches nobody goes to its catcher (sendmail(1))
+`receipts`          receipt-milter: tell receipts, which pass while mailings are held, and prepare mail for the signer
+`seven_bit`         7-bit and no line above 998 bytes: what a signature needs (RFC 2045, 6; RFC 6376, 5.3)
 
 One-click unsubscribing (RFC 8058) is Apache's and Postfix': roles/one_click.
 
@@ -61,6 +67,8 @@ Replies: https://www.rfc-editor.org/rfc/rfc5321#section-4.2.1
 Reverse-path: https://www.rfc-editor.org/rfc/rfc5321#section-4.1.1.2
 MX: https://www.rfc-editor.org/rfc/rfc5321#section-5.1 and https://www.rfc-editor.org/rfc/rfc7505
 MIME: https://www.rfc-editor.org/rfc/rfc2045
+IDNA: https://www.rfc-editor.org/rfc/rfc5890
+DKIM: https://www.rfc-editor.org/rfc/rfc6376#section-5.3
 DSN: https://www.rfc-editor.org/rfc/rfc3464#section-2
 Status codes: https://www.rfc-editor.org/rfc/rfc3463#section-3
 Auto-Submitted: https://www.rfc-editor.org/rfc/rfc3834#section-5

@@ -101,32 +101,48 @@ CREATE TABLE IF NOT EXISTS delivered (
     PRIMARY KEY (day, provider, site, job)) WITHOUT ROWID;
 """
 KEEP_DAYS = 35
+# What is held in memory of the log.
+PIECE_BYTES = 1024 * 1024
 
 
 def follow(log: Path, database: sqlite3.Connection, settings: Settings, limit_bytes: int = 64 * 1024 * 1024) -> int:
     """Count deliveries per day, provider and mailing job since the last call; returns the lines read.
 
-    The place in the log and the counts change in one transaction, so that nothing is counted twice. At most
+    The place in the log and the counts change in one transaction, so that nothing is counted twice. About
     `limit_bytes` a call, the rest next time.
     """
-    owners, read = settings.owners(), 0
+    owners, read, left = settings.owners(), 0, limit_bytes
     row = database.execute("SELECT inode, offset FROM position").fetchone()
-    for piece, place in maillog.since(log, maillog.Place(*row) if row else maillog.Place(), limit_bytes):
-        database.execute("BEGIN IMMEDIATE")
-        try:
-            for line in piece.split(b"\n"):
-                read += 1
-                _count(line.decode("latin-1"), database, settings, owners)
-            database.execute("DELETE FROM position")
-            database.execute("INSERT INTO position VALUES (?, ?)", place)
-            database.execute("COMMIT")
-        except BaseException:
-            database.execute("ROLLBACK")
-            raise
+    place, before = maillog.Place(*row) if row else maillog.Place(), None
+    while left > 0 and place != before:
+        before = place
+        for piece, reached in maillog.since(log, place, PIECE_BYTES):
+            read += _take(piece, reached, database, settings, owners)
+            left -= len(piece)
+            place = reached
     oldest = today() - KEEP_DAYS
     for table in ("queued", "delivered"):
         database.execute(f"DELETE FROM {table} WHERE day < ?", (oldest,))  # noqa: S608 two fixed names
     return read
+
+
+def _take(
+    piece: bytes, reached: maillog.Place, database: sqlite3.Connection, settings: Settings, owners: Owners
+) -> int:
+    """Count one piece of the log, all of it or nothing; returns its lines."""
+    lines = piece.split(b"\n")
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        for line in lines:
+            if b"/qmgr[" in line or b"status=sent" in line:
+                _count(line.decode("latin-1"), database, settings, owners)
+        database.execute("DELETE FROM position")
+        database.execute("INSERT INTO position VALUES (?, ?)", reached)
+        database.execute("COMMIT")
+    except BaseException:
+        database.execute("ROLLBACK")
+        raise
+    return len(lines)
 
 
 def today() -> int:

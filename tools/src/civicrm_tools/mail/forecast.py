@@ -22,6 +22,7 @@ Exit status: 0, 1 error or a mailing that does not fit into the queue's lifetime
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import re
 import sys
@@ -40,7 +41,8 @@ from civicrm_tools.mail.provider_table import DEFAULT, TABLE, USED, Table, load
 from civicrm_tools.mail.providers import domain_of
 
 NAME = "postfix-providers"
-COUNTED = re.compile(r"\s*(\d{1,9})\s+(\S+)\s*")
+# A quoted local part may hold blanks.
+COUNTED = re.compile(r"\s*(\d{1,9})\s+(\S.*?)\s*")
 
 
 def whose(domain: str, table: Table, hosted_at: Mapping[str, str]) -> str:
@@ -156,10 +158,17 @@ def count(lines: Iterable[str], table: Table, found: Domains) -> Counter[str]:
     return numbers
 
 
+def standard_input() -> Iterable[str]:
+    """Return the lines on standard input; a list in another encoding than UTF-8 is read all the same."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
+    return sys.stdin
+
+
 def recipients(options: argparse.Namespace, table: Table, found: Domains) -> Counter[str]:
     """{provider: recipients} of what the command line asks. Raises Failure."""
     if options.recipients in (None, "-"):
-        return count(sys.stdin, table, found)
+        return count(standard_input(), table, found)
     if not options.recipients.isascii() or not options.recipients.isdigit() or len(options.recipients) > 9:
         raise Failure(f"'{options.recipients}' is no number of recipients (see {NAME} --help)", command.USAGE)
     number = int(options.recipients)
@@ -194,8 +203,8 @@ def learn(options: argparse.Namespace, table: Table, found: Domains) -> int:
     except Failure as failure:
         print(f"{NAME}: {failure}", file=sys.stderr)
     if options.file:
-        given = sys.stdin.read() if options.file == "-" else Path(options.file).read_text()
-        seen |= {domain_of(line) for line in given.splitlines()}
+        given = standard_input() if options.file == "-" else Path(options.file).read_text(errors="replace").splitlines()
+        seen |= {domain_of(line) for line in given}
     looked_up, failed = hosted.learn(found, seen, table, hosted.dns(), now)
     hosted.save(options.state, found)
     content = found.hosted(table)

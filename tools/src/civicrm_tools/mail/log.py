@@ -28,7 +28,10 @@ LINE = re.compile(
 # The texts of qmgr, cleanup and the delivery agents.
 SENDER = re.compile(r"from=<(?P<address>[^<>]*)>")
 MESSAGE_ID = re.compile(r"(?:resent-)?message-id=<?(?P<id>[^<>\s]+)>?")
-DELIVERY = re.compile(r"to=<(?P<to>[^>]*)>,.* status=(?P<status>\w+) \((?P<reply>.*)\)$")
+# Field by field up to the status: the reply behind it is the receiver's text, which may say "status=sent" as well.
+DELIVERY = re.compile(
+    r"to=<(?P<to>[^>]*)>,(?: [a-z_]+=(?:<[^>]*>|[^\s,]+),)* status=(?P<status>\w+) \((?P<reply>.*)\)$"
+)
 REQUEUED = re.compile(r"\borig_id=(?P<origin>\w+)")
 # For a search through millions of lines as bytes.
 RECIPIENT_DOMAIN = re.compile(rb": to=<[^>]*@([^>@]+)>")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from email.message import Message
 
-# Of one message no more is read: reports and DSNs say what they have to say at their beginning.
-READ_LIMIT = 4 * 1024 * 1024
+from civicrm_tools.mail.maildir import READ_LIMIT
+
 # The parser of the standard library compares every line with every open boundary and calls itself for every level.
 BOUNDARY_LIMIT = 64
 PARTS_LIMIT = 200

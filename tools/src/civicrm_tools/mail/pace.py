@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import re
 import signal
 import socket
 import subprocess
@@ -33,6 +32,7 @@ from civicrm_tools.core.command import Failure
 from civicrm_tools.core.lazy import lazy
 from civicrm_tools.core.metrics import Family, gauge
 from civicrm_tools.mail import log as maillog
+from civicrm_tools.mail import socketmap
 from civicrm_tools.mail.provider_table import TABLE, USED, Table, load
 from civicrm_tools.mail.throttle import Throttle, load_state, save_state
 
@@ -134,23 +134,13 @@ class Server:
             await pace.wait(lambda: self.rate(name) if name in self.table.providers else float("inf"))
 
     async def client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection of an smtp(8) process: netstrings "name key" in, one answer each."""
-        try:
-            while True:
-                length = await reader.readuntil(b":")
-                if not re.fullmatch(rb"\d{1,5}:", length):
-                    break
-                request = await reader.readexactly(int(length[:-1]) + 1)
-                if not request.endswith(b","):
-                    break
-                name = request.partition(b" ")[0].decode("ascii", "replace")
-                await self.grant(name)
-                writer.write(b"%d:%s," % (len(ANSWER), ANSWER))
-                await writer.drain()
-        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError):
-            pass
-        finally:
-            writer.close()
+        """One connection of an smtp(8) process: the table's name is the provider, and the answer comes at its turn."""
+
+        async def answer(name: str, _key: bytes) -> bytes:
+            await self.grant(name)
+            return ANSWER
+
+        await socketmap.serve(reader, writer, answer)
 
     def line(self, line: str, now: float) -> None:
         """Take in one line of Postfix's log."""

@@ -4,6 +4,7 @@
   postfix-trace '<20261120083345.4711@crm.example.org>'           Message-ID, with or without <>
   postfix-trace civicrm+b.2936.7009506.26d7b951968ebe4b@crm.example.org    VERP address, whatever its verb
   postfix-trace person@example.net                                recipient or sender
+  postfix-trace '"ada lovelace"@example.net'                      with the quotes that an address has
 
 Lines are grouped by queue ID. A requeued message and the bounce that a message caused have queue IDs of their own:
 they are shown too, and the message that they came from.
@@ -27,6 +28,7 @@ from civicrm_tools.core import command
 from civicrm_tools.core.command import DONE, Failure
 from civicrm_tools.mail import addresses, search
 from civicrm_tools.mail import log as maillog
+from civicrm_tools.mail.international import in_ascii
 from civicrm_tools.mail.log import QUEUE_ID
 from civicrm_tools.mail.search import HEAD
 
@@ -34,8 +36,11 @@ NAME = "postfix-trace"
 
 # What stands before the queue ID of a relative: a requeued message names where it came from, another its bounce.
 ORIGIN, BOUNCE = b" orig_id=", b" notification: "
+NOT_ASCII = re.compile(rb"[^\x00-\x7f]")
 RELATIVE = re.compile(rf"({QUEUE_ID})$".encode())
 REFUSED = "NOQUEUE"
+# Blanks belong to an address only in a quoted local part (RFC 5321, 4.1.2).
+QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"@\S+')
 
 
 @dataclass
@@ -59,15 +64,18 @@ def search_for(key: str) -> Search:
     """How a key stands in the log: addresses and Message-IDs in <>, a VERP address also as the envelope sender."""
     key = key.strip()
     bare = key.removeprefix("<").removesuffix(">")
-    if not bare or re.search(r"\s", bare):
+    if not bare or (re.search(r"\s", bare) and not QUOTED.fullmatch(bare)):
         raise Failure(f"'{key}' is no queue ID, Message-ID or address", command.USAGE)
     if re.fullmatch(QUEUE_ID, bare):
         return Search([], {bare.encode()})
-    wanted = [bare]
+    wanted = [bare, in_ascii(bare)]
     if found := addresses.parse_any(bare):
         wanted.append(found.bounce)
     forms = [f"=<{text}>" for text in wanted] + [f"message-id={bare}"]
-    return Search(list(dict.fromkeys(form.lower().encode() for form in forms)), set())
+    needles = [form.encode(errors="surrogateescape").lower() for form in forms]
+    # Postfix logs a question mark for each byte that is not ASCII.
+    needles += [NOT_ASCII.sub(b"?", needle) for needle in needles]
+    return Search(list(dict.fromkeys(needles)), set())
 
 
 def chunks(logs: Sequence[Path]) -> Iterator[tuple[int, bytes]]:

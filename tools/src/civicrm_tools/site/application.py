@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import os
 import shlex
 import socket
@@ -15,8 +14,6 @@ from pathlib import Path
 from civicrm_tools.core import mariadb
 from civicrm_tools.core.command import Failure
 from civicrm_tools.site.layout import ReleaseError, Site, now
-
-CHUNK = 1 << 20
 
 
 def run(site: Site, command: str, release: Path) -> str:
@@ -66,11 +63,9 @@ def restore(site: Site, name: str) -> None:
     """Replace the site's database by a dump that was read to its end before."""
     path = site.dumps / name
     try:
-        with gzip.open(path) as packed:
-            while packed.read(CHUNK):
-                pass
-    except (OSError, EOFError) as error:
-        raise ReleaseError(f"the dump {path} cannot be read: {error}; nothing was changed") from error
+        mariadb.check(path)
+    except Failure as error:
+        raise ReleaseError(f"the dump {path} cannot be restored: {error}; nothing was changed") from error
     # After a restore that failed half way the database may be gone.
     charset, collation = "utf8mb4", "utf8mb4_unicode_ci"
     with contextlib.suppress(Failure):
