@@ -30,6 +30,8 @@ class FakeRedis:
         fake = self
 
         class Handler(socketserver.StreamRequestHandler):
+            disable_nagle_algorithm = True  # as Redis does
+
             def handle(self) -> None:
                 fake._connections.add(self.connection)
                 fake._serve(self)

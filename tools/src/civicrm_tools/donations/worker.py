@@ -33,6 +33,7 @@ class Worker:
         self.api = Api(config.api_command, config.user, config.api_timeout_seconds)
         self._refused = 0  # jobs that a full Redis could not move out of the way
         self._busy_at = time.monotonic()
+        self._wake_at = 0.0  # when to look for what is tried again
 
     def run(self) -> None:
         """Connect, work, and connect again whenever Redis was away."""
@@ -56,7 +57,10 @@ class Worker:
     def _work(self, queue: Queue) -> None:
         self._finish_left_over(queue)
         while not self.stop.is_set():
-            queue.wake_delayed(time.time())
+            # Not before each donation: a third of what one asks of Redis.
+            if time.monotonic() >= self._wake_at:
+                queue.wake_delayed(time.time())
+                self._wake_at = time.monotonic() + WAIT_SECONDS
             taken = queue.take(WAIT_SECONDS, self._refused)
             if taken:
                 self._handle(queue, *taken)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -116,6 +115,8 @@ def in_queue(where: Instance) -> Iterator[str]:
 
 def learn(found: Domains, seen: Iterable[str], table: Table, resolve: Resolver, now: float) -> tuple[int, int]:
     """Take in domains and look up those whose time has come; returns (look-ups, failed ones)."""
+    from concurrent.futures import ThreadPoolExecutor  # for this alone, and dear at each start
+
     for domain in set(seen):
         if is_foreign(domain, table):
             found.domains.setdefault(domain, Known()).seen = now

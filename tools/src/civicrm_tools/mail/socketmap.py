@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from civicrm_tools.core.lazy import lazy
+
+if TYPE_CHECKING:
+    import asyncio
+else:
+    asyncio = lazy("asyncio")  # postfix-pace starts without it
 
 # Takes the table's name and the key, and returns the reply, such as b"OK value" or b"NOTFOUND ".
 Answer = Callable[[str, bytes], Awaitable[bytes]]

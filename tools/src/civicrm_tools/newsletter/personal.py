@@ -18,6 +18,9 @@ PERSONAL = (
 )
 TRACKING = re.compile(r"(?:utm|mtm|pk|mc|hsa)_\w+|fbclid|gclid|dclid|msclkid|igshid|mkt_tok|_hs\w+", re.IGNORECASE)
 
+# Of ASCII; most of a newsletter is.
+INVISIBLE = re.compile(r"[\x00-\x08\x0e-\x1b\x7f]")
+
 IDENTIFIER = r"[0-9]{1,10}"
 SEPARATOR = r"[^0-9A-Za-z\s@]{1,3}"
 WORDS = "bounce|unsubscribe|optout|resubscribe|reply|confirm"
@@ -58,7 +61,7 @@ def is_printable(text: str) -> bool:
 
     What joins or parts letters and emoji is part of writing; what Python does not know yet may be a new emoji.
     """
-    return not any(unicodedata.category(c) in ("Cc", "Cs") or c in "\u202d\u202e" for c in text)
+    return text.isprintable() or not any(unicodedata.category(c) in ("Cc", "Cs") or c in "\u202d\u202e" for c in text)
 
 
 def is_hash(run: str) -> bool:
@@ -90,14 +93,18 @@ def decoded(text: str) -> str:
 def forbidden(text: str) -> Iterator[tuple[str, re.Match[str]]]:
     """Yield (what it is, where it is) for all that no published text may hold and this one does; may raise Refused."""
     plain = decoded(text)
-    # What a reader does not see may not hide it: soft hyphens, joiners, other forms of a letter.
-    visible = "".join(
-        c for c in unicodedata.normalize("NFKC", plain) if unicodedata.category(c) not in ("Cf", "Cc") or c.isspace()
-    )
-    for form in dict.fromkeys((text, plain, visible)):
+    for form in dict.fromkeys((text, plain, visible(plain))):
         for name, pattern in FORBIDDEN.items():
             yield from ((name, found) for found in pattern.finditer(form))
         yield from (("a hash", found) for found in RUN.finditer(form) if is_hash(found[0]))
+
+
+def visible(text: str) -> str:
+    """Return what a reader sees of a text: nothing is hidden by soft hyphens, joiners or other forms of a letter."""
+    if text.isascii() and not INVISIBLE.search(text):
+        return text
+    whole = unicodedata.normalize("NFKC", text)
+    return "".join(c for c in whole if unicodedata.category(c) not in ("Cf", "Cc") or c.isspace())
 
 
 def clean_link(url: str | None, hosts: list[str] | None = None) -> str | None:
