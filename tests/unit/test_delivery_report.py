@@ -138,6 +138,13 @@ def test_a_report_whose_fields_say_nothing_is_read_in_its_text():
     assert str(read(report(FIELDS + "Status: 5.5.0\n", note=note)).verdict) == "address/gone"
 
 
+def test_a_report_that_lost_its_boundaries_is_read():
+    """A relay has taken them out; the words of the server stand in what is left."""
+    note = "   ----- Transcript of session follows -----\nmail.local: unknown user: ada\n554 Service unavailable"
+    raw = report(FIELDS + "Status: 5.5.0\n", note=note).replace("--cut--", "").replace("--cut\n", "")
+    assert (str(read(raw).verdict), read(raw).recipient) == ("address/gone", "ada@provider.example")
+
+
 def test_an_address_in_a_text_is_no_code():
     said = "Diagnostic-Code: smtp; 552 mailbox full, says store 10.5.7.12\n"
     assert str(read(report(FIELDS + "Status: 5.0.0\n" + said)).verdict) == "address/full"
