@@ -24,6 +24,7 @@ OTHERS = {
     "constraints.txt": "pip",
     "requirements.txt": "pip",
     "tests/tools/*.txt": "pip",
+    "tests/unit/*.txt": "the test that reads it",
     "tests/tools/*.mjs": "the lab's acceptance tests run it; node is not on every controller",
     "roles/mail_metrics/*.mtail": "mtail, before the role installs it and in the acceptance tests",
     "roles/mail_tools/*/lnav/*.json": "tests/unit/test_lnav_format.py",

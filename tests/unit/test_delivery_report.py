@@ -60,7 +60,9 @@ GONE = FIELDS + "Status: 5.1.1\nRemote-MTA: dns; mx.provider.example\nDiagnostic
         report(GONE.replace("Action: failed", "action: Failed (permanently)")),
         report(GONE.replace("; ada@provider.example", "; <ada@provider.example> (Ada Lovelace)")),
         report(GONE.replace("; ada@provider.example", ";ada@provider.example")),
+        report(GONE.replace("rfc822; ada", "rfc822; (Ada <other@x.example>) ada")),
         report(GONE.replace("mx.provider.example", "mx.provider.example (192.0.2.25, the relay)")),
+        report(GONE.replace("mx.provider.example", "(the relay) mx.provider.example")),
         report(GONE.replace("mx.example.org\n\n", "mx.example.org\n")),
         report(GONE.replace("\n\n", "\n\n\n\n")),
         report(GONE).replace('boundary="cut"', 'boundary="lost"'),
@@ -68,7 +70,17 @@ GONE = FIELDS + "Status: 5.1.1\nRemote-MTA: dns; mx.provider.example\nDiagnostic
     ],
     ids=[
         *("Postfix", "fields", "CRLF", "base64", "quoted-printable", "global", "failure", "error", "comment-action"),
-        *("comment-address", "no-blank", "comment-mta", "one-group", "blank-lines", "other-boundary", "begins-blank"),
+        *(
+            "comment-address",
+            "no-blank",
+            "other-in-comment",
+            "comment-mta",
+            "comment-before-mta",
+            "one-group",
+            "blank-lines",
+            "other-boundary",
+            "begins-blank",
+        ),
     ],
 )
 def test_a_dead_address_in_any_form_of_report(raw):
@@ -76,6 +88,13 @@ def test_a_dead_address_in_any_form_of_report(raw):
     assert str(found.verdict) == "address/gone"
     assert (found.recipient, found.host) == ("ada@provider.example", "mx.provider.example")
     assert (found.action, found.status) == ("failed", "5.1.1")
+
+
+@pytest.mark.parametrize("action", ["failed", "failure", "error", "Failed (expired)"])
+def test_an_action_that_means_failed_counts_whatever_the_status_is(action):
+    """Mail that expired has a Status of 4.x.x."""
+    fields = FIELDS.replace("Action: failed", f"Action: {action}") + "Status: 4.2.2\n"
+    assert (read(report(fields)).action, str(read(report(fields)).verdict)) == ("failed", "address/full")
 
 
 def test_a_diagnostic_code_that_is_not_indented_goes_on():
@@ -117,6 +136,13 @@ def test_the_readable_part_tells_which_command_was_refused(phase, subject):
 def test_a_report_whose_fields_say_nothing_is_read_in_its_text():
     note = "   ----- Transcript of session follows -----\nmail.local: unknown user: ada\n554 Service unavailable"
     assert str(read(report(FIELDS + "Status: 5.5.0\n", note=note)).verdict) == "address/gone"
+
+
+def test_a_report_that_lost_its_boundaries_is_read():
+    """A relay has taken them out; the words of the server stand in what is left."""
+    note = "   ----- Transcript of session follows -----\nmail.local: unknown user: ada\n554 Service unavailable"
+    raw = report(FIELDS + "Status: 5.5.0\n", note=note).replace("--cut--", "").replace("--cut\n", "")
+    assert (str(read(raw).verdict), read(raw).recipient) == ("address/gone", "ada@provider.example")
 
 
 def test_an_address_in_a_text_is_no_code():

@@ -66,7 +66,7 @@ def test_the_reply_comes_before_the_status_of_a_report(status, text, subject):
 def test_words_in_an_address_say_nothing():
     """Somebody may be called blocked@spam.example."""
     assert judge("550 5.1.1 <blocked.spam@blacklist.example>: user unknown").subject == "address"
-    assert judge("550 <spamhaus@blacklist.example> unavailable mailbox").subject == "address"
+    assert judge("550 5.0.0 <spamhaus@blacklist.example> no").subject == "address"
 
 
 def test_a_refusal_before_the_recipient_was_named_is_about_us():

@@ -39,12 +39,12 @@ Bounces, the way back into the application:
 `journal`           what a command must not forget
 `parts`             the parts of a mail in its bytes, for reports by the thousand
 `verdict`           what a refusal is about: the address, us, their server, the network (RFC 3463, 3)
-`verdict_codes`     its facts: codes (RFC 3463; IANA's registry)
-`verdict_address`   its facts: words about an address
-`verdict_us`        its facts: words about us
+`verdict_codes`     facts for it: enhanced codes, and those of single providers
+`verdict_address`   facts for it: words about one recipient
+`verdict_us`        facts for it: words about us, their server or the network
 `delivery_report`   whose delivery failed, where and why: DSN (RFC 3464)
 `bounce_text`       the same in plain words, and what is no bounce (RFC 3834, 5)
-`bounce_words`      its facts: words by which servers and people say so
+`bounce_words`      facts for it: what servers and answers are called in Europe's languages
 `refusals`          who refuses us, and how many refusals are a storm
 `storms`            what came back lately, and what the operator said to it
 `handover`          a bounce in words that the application reads right

@@ -160,10 +160,7 @@ def _recipient(fields: dict[str, str], text: str, site: Site) -> str:
     """Whose delivery failed: named in a field, or the first address in the text that is neither ours nor a server's."""
     for value in (fields.get("x-failed-recipients", ""), text[: 4 * verdict.LIMIT]):
         for found in ADDRESS.finditer(value):
-            if not (site.parse(found[1]) or DAEMON.search(found[1]) or _ours(found[1], site)):
-                return found[1]
+            address = found[1]
+            if not DAEMON.search(address) and address.rpartition("@")[2].lower() not in site.domains:
+                return address
     return ""
-
-
-def _ours(address: str, site: Site) -> bool:
-    return address.rpartition("@")[2].lower() in site.domains

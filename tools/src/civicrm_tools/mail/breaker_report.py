@@ -109,6 +109,14 @@ def families(settings: Settings, limits: Limits, storms: Storms, owners: Owners)
                 for reason, key in (("us", "refusals"), ("address", "address"), ("other", "others"))
             ],
         ),
+        *_counters(state),
+        gauge("bounce_breaker_shadow", "1 in shadow mode.", state["shadow"]),
+        gauge("bounce_breaker_last_run_timestamp_seconds", "When the breaker last ended well.", int(state["now"])),
+    ]
+
+
+def _counters(state: dict[str, Any]) -> list[Family]:
+    return [
         Family(
             "bounce_breaker_messages_total",
             "counter",
@@ -125,8 +133,6 @@ def families(settings: Settings, limits: Limits, storms: Storms, owners: Owners)
                 for kind in kinds
             ],
         ),
-        gauge("bounce_breaker_shadow", "1 in shadow mode.", state["shadow"]),
-        gauge("bounce_breaker_last_run_timestamp_seconds", "When the breaker last ended well.", int(state["now"])),
     ]
 
 

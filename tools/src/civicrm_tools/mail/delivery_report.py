@@ -67,7 +67,9 @@ def read(raw: bytes, site: Site) -> Bounce | None:
         return None
     found = list(parts.leaves(message))
     readable = next((part for part in found if part.kind.startswith("text/")), None)
-    text = readable.decoded(TEXT_LIMIT) if readable else ""
+    # Of a report that lost its boundaries all is text.
+    whole = readable if found else message
+    text = whole.decoded(TEXT_LIMIT) if whole else ""
     report = next((part for part in found if part.kind in STATUS_KINDS), None)
     fields = report.decoded(HEAD_BYTES) if report else _loose(message)
     groups = _groups(fields) if fields else []

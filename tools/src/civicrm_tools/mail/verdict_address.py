@@ -153,6 +153,8 @@ has moved | address gone | MTAs | 2020
 user has left | address gone | MTAs | 2020
 deliver to mailbox * refused | address other | MTAs | 2020
 is not accepting any mail | address closed | AOL | 2024
+they are not accepting mail | address other | AOL | 2018
+check if address is correct | address gone | InterScan | 2018
 is not accepting mail/email | address closed | AOL | 2024
 not accepting messages | address closed | MTAs | 2020
 does not accept mail/email | address gone | RFC 7504 | 2015
