@@ -32,9 +32,6 @@ HEAVY = {"asyncio", "concurrent.futures", "dns", "email.message", "http", "multi
 NEEDED = {
     "divert-submission": {"email.message", "ssl"},  # by smtplib; each start of it hands a message on
     "receipt-milter": {"asyncio", "concurrent.futures", "ssl"},  # a service and nothing else
-    "abuse-report": {"email.message"},
-    "bounce-breaker": {"email.message"},
-    "mailbox-watch": {"email.message"},
 }
 MEMORY_MIB = 32  # bench/tools.py has the aim, 20; this holds without bytecode, too
 # A process of its own, whose high-water mark is not that of the process that started it.
