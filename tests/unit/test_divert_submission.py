@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import smtplib
+from types import SimpleNamespace
 
 import pytest
 
@@ -97,8 +99,9 @@ def test_mail_of_nobody_knows_whom_stays_in_the_queue(handed, head, monkeypatch,
         divert(head + REST)
     assert handed == []
     monkeypatch.setattr(tool, "CONFIGURATION", tmp_path / "missing")
+    monkeypatch.setattr(tool.pwd, "getpwnam", lambda _: SimpleNamespace(pw_uid=104))
     assert tool.main(["--", "receipt", "4jW", "a@b", "a@b", ""]) == tool.TEMPFAIL
-    assert "not diverted" in capsys.readouterr().err
+    assert capsys.readouterr().err == f"divert-submission: {tmp_path}/missing: there is no such file\n"
 
 
 @pytest.mark.parametrize(
@@ -137,17 +140,27 @@ def test_what_is_handed_over_would_not_be_diverted_again(handed, head):
 
 
 def test_a_message_that_is_not_taken_stays_in_the_queue(monkeypatch, tmp_path, capsys):
-    import io
-    import types
-
     def refuse(*_, **__):
         raise smtplib.SMTPServerDisconnected("gone")
 
     configuration = tmp_path / "diversion.json"
     configuration.write_text('{"hostname": "int.example.org", "users": {"2002": "s"}, "sites": {"s": "catch"}}')
     monkeypatch.setattr(tool, "CONFIGURATION", configuration)
-    monkeypatch.setattr(tool.pwd, "getpwnam", lambda _: types.SimpleNamespace(pw_uid=104))
+    monkeypatch.setattr(tool.pwd, "getpwnam", lambda _: SimpleNamespace(pw_uid=104))
     monkeypatch.setattr(tool.smtplib, "SMTP", refuse)
-    monkeypatch.setattr(tool.sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO((pickup(2002) + REST).encode())))
+    monkeypatch.setattr(tool.sys, "stdin", SimpleNamespace(buffer=io.BytesIO((pickup(2002) + REST).encode())))
     assert tool.main(["--", "receipt", "4jW", "a@b", "a@b", "-x@y"]) == tool.TEMPFAIL
-    assert capsys.readouterr().err == "not diverted: SMTPServerDisconnected: gone\n"
+    assert capsys.readouterr().err == "divert-submission: gone\n"
+
+
+@pytest.mark.parametrize("raised", [KeyError("x"), RuntimeError("a mistake of ours"), MemoryError()])
+def test_no_mistake_in_the_program_or_its_call_bounces_mail(monkeypatch, tmp_path, capsys, raised):
+    """pipe(8) returns a message to its sender for any status but 0 and 75."""
+
+    def fail(*_):
+        raise raised
+
+    assert tool.main(["--", "receipt"]) == tool.TEMPFAIL
+    monkeypatch.setattr(tool.pwd, "getpwnam", fail)
+    assert tool.main(["--", "receipt", "4jW", "a@b", "a@b", ""]) == tool.TEMPFAIL
+    assert [line.partition(": ")[0] for line in capsys.readouterr().err.splitlines()] == ["divert-submission"] * 2

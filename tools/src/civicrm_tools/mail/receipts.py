@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import struct
-import sys
+from collections.abc import Sequence
 
-from civicrm_tools.core import systemd
+from civicrm_tools.core import command, systemd
+from civicrm_tools.core.command import DONE
 
+NAME = "receipt-milter"
 MARK = b"X-Mail-Class"
 # A header that only bulk mail has; with Precedence the value decides.
 BULK = {b"list-unsubscribe", b"list-id", b"x-civimail-bounce", MARK.lower()}
@@ -84,9 +86,11 @@ async def run() -> None:
         await server.serve_forever()
 
 
-def main(argv: list[str] | None = None) -> int:
-    if (sys.argv[1:] if argv is None else argv) in (["-h"], ["--help"]):
-        print(__doc__)
-        return 0
+def body(argv: Sequence[str] | None) -> int:
+    command.Parser(prog=NAME, description=__doc__).parse_args(argv)
     asyncio.run(run())
-    return 0
+    return DONE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command.run(NAME, body, argv)

@@ -5,13 +5,12 @@ Deferrals are replies 4XX (RFC 5321, 4.2.1) with a text that the table of provid
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from civicrm_tools.core import files
+from civicrm_tools.core import command, files
 from civicrm_tools.mail.provider_table import LOWEST, BackOff
 
 
@@ -72,7 +71,7 @@ def load_state(path: Path) -> dict[str, Throttle]:
     except files.Missing:
         return {}
     except files.Unreadable as error:
-        print(f"postfix-pace: {error}", file=sys.stderr, flush=True)
+        command.tell("postfix-pace", str(error))
         return {}
 
 
