@@ -96,7 +96,7 @@ sys.exit(command.run("tool", body, sys.argv[1:]))
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_a_command_like_an_error(number):
-    words = [sys.executable, "-c", SIGNALLED, str(int(number))]
+    words = [sys.executable, "-B", "-c", SIGNALLED, str(int(number))]
     done = subprocess.run(words, capture_output=True, text=True, timeout=20, env={"PYTHONPATH": str(TOOLS)})
     assert (done.returncode, done.stdout, done.stderr) == (1, "cleaned up\n", f"tool: stopped by {number.name}\n")
 
