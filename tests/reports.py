@@ -65,6 +65,29 @@ def plain(text: str, **headers: str) -> bytes:
     return ("".join(f"{name}: {value}\n" for name, value in top.items()) + "\n" + text).encode()
 
 
+def letter(said: str, quoted: str = "", subject: str = "Re: January", **headers: str) -> bytes:
+    """What a person writes, or a program in the person's name, with what a mail program quotes below it."""
+    return plain(f"{said}\n\n{quoted}", Subject=subject, To="postmaster@crm.example.org", **headers)
+
+
+def quoted(style: str) -> str:
+    """The newsletter of the person with queue entry 100, as a mail program quotes it."""
+    leave = f"mailto:{verp('u')}"
+    return {
+        "gmail": f"On Fri, Jan 2, 2026 at 10:00 AM News <news@crm.example.org>\nwrote:\n\n> Dear reader\n> {leave}\n",
+        "thunderbird, German": f"Am 02.01.26 um 10:00 schrieb News:\n> Dear reader\n> {leave}\n",
+        "apple, French": f"Le 2 janv. 2026 \u00e0 10:00, News <news@crm.example.org> a \u00e9crit :\n\n> {leave}\n",
+        "outlook": "________________________________\nFrom: News <news@crm.example.org>\n"
+        f"Sent: Friday, January 2, 2026 10:00\nTo: ada@gmail.com\nSubject: January\n\nDear reader\n{leave}\n",
+        "outlook, German": "Von: News <news@crm.example.org>\nGesendet: Freitag, 2. Januar 2026 10:00\n"
+        f"An: ada@gmail.com\nBetreff: January\n\nDear reader\n{leave}\n",
+        "outlook, French": "De : News <news@crm.example.org>\nEnvoy\u00e9 : vendredi 2 janvier 2026 10:00\n"
+        f"\u00c0 : ada@gmail.com\nObjet : January\n\nDear reader\n{leave}\n",
+        "outlook, Polish": "Od: News <news@crm.example.org>\nWys\u0142ano: pi\u0105tek, 2 stycznia 2026 10:00\n"
+        f"Do: ada@gmail.com\nTemat: January\n\nDear reader\n{leave}\n",
+    }[style]
+
+
 def inline(original: str) -> bytes:
     """Forwarded in the text, as mail programs quote."""
     return plain(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+
+from civicrm_tools.mail.maildir import Folder
 
 
 def delivery(
@@ -25,3 +28,46 @@ def program(path: Path, text: str) -> Path:
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
     return path
+
+
+FOLDERS = ("", "Incoming", "Quarantine", "Quarantine.dropped", "Refused", "Notices")
+
+
+class Mailbox:
+    """One site's folders, seen from outside."""
+
+    def __init__(self, maildir: Path) -> None:
+        self.maildir = maildir
+        self.made = 0
+
+    def deliver(self, *messages: bytes) -> None:
+        new = self.maildir / ".Incoming/new"
+        for part in ("tmp", "new", "cur"):
+            (self.maildir / ".Incoming" / part).mkdir(parents=True, exist_ok=True)
+        for message in messages:
+            self.made += 1
+            path = new / f"{1700000000 + self.made}.M1P{self.made}.mx,S={len(message)},W={len(message)}"
+            path.write_bytes(message)
+
+    def folder(self, name: str = "") -> list[bytes]:
+        folder = Folder(self.maildir, name)
+        return [folder.read(entry) for entry in folder.entries()]
+
+    def counts(self) -> dict[str, int]:
+        """Messages in each folder; of the last two only where there are any."""
+        found = {name or "INBOX": len(self.folder(name)) for name in FOLDERS}
+        return {name: number for name, number in found.items() if number or name not in ("Refused", "Notices")}
+
+    def everywhere(self) -> list[bytes]:
+        return sorted(message for name in FOLDERS for message in self.folder(name))
+
+
+def change(settings_file: Path, **values: object) -> None:
+    raw = json.loads(settings_file.read_text())
+    raw["bounce_breaker"] |= values
+    settings_file.write_text(json.dumps(raw))
+
+
+def metric(tmp_path: Path, name: str) -> float:
+    lines = (tmp_path / "metrics/bounce-breaker.prom").read_text().splitlines()
+    return next(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name + " "))

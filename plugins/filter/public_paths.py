@@ -117,6 +117,27 @@ def public_path_rules(entries: list[Entry]) -> list[dict[str, str]]:
     return rules
 
 
+def near_miss_pattern(entries: list[Entry], prefixes: list[str]) -> str:
+    r"""Return what the raw request line of a damaged link looks like; its one group is the link.
+
+    It begins with a path of the list that a person opens, or with one of the prefixes, which end with '/'; what follows
+    is no letter of the path. It is no reason to let a request pass: it is answered with a page, or with a redirection
+    to what public_path_rules take.
+    """
+    paths = [e["path"].replace(".", r"\.") if "path" in e else _grouped(e["pattern"]) for e in entries if _is_link(e)]
+    near = "|".join([*(rf"(?:{path})(?![A-Za-z0-9_/-])" for path in paths), *prefixes])
+    return rf"^(?:GET|HEAD) ((?:{near})[^ ]{{0,600}}) HTTP/"
+
+
+def link_rules(entries: list[Entry]) -> list[dict[str, str]]:
+    """Return the rules of public_path_rules for what a person opens: a link that was mended must fit one of them."""
+    return public_path_rules([entry | {"methods": ["GET"], "fields": []} for entry in entries if _is_link(entry)])
+
+
+def _is_link(entry: Entry) -> bool:
+    return entry["kind"] in ("page", "tracking") and "GET" in entry["methods"]
+
+
 def _grouped(pattern: str) -> str:
     """Return the pattern with groups that capture nothing: the one capture is that of SAFE, which finds repetition."""
     return re.sub(r"\((?!\?)", "(?:", pattern)
@@ -154,6 +175,8 @@ class FilterModule:
         return {
             "public_path_problems": public_path_problems,
             "public_path_rules": public_path_rules,
+            "near_miss_pattern": near_miss_pattern,
+            "link_rules": link_rules,
             "site_public_paths": site_public_paths,
             "one_click_paths": one_click_paths,
         }

@@ -17,9 +17,9 @@ LOG = "/var/log/abuse-reports.jsonl"
 
 @pytest.fixture(scope="module")
 def mailing(crm_int, world, eventually) -> dict[str, str]:
-    """{address: stored message} of three persons who got a newsletter."""
+    """{address: stored message} of four persons who got a newsletter."""
     stamp = time.time_ns()
-    people = [f"{name}-{stamp}@accepting.test" for name in ("ada", "bob", "eve")]
+    people = [f"{name}-{stamp}@accepting.test" for name in ("ada", "bob", "eve", "joe")]
     newsletter(crm_int, f"create --group complaints-{stamp} " + " ".join(f"--contact {person}" for person in people))
     run_job(crm_int, "process-mailing")
     eventually(lambda: all(ledger(world, recipient=person) for person in people), within=120)
@@ -56,7 +56,7 @@ def records(crm_int) -> list[dict]:
 @pytest.mark.mutates
 def test_a_complaint_opts_the_person_out_and_reaches_the_human(crm_int, world, mailing, eventually):
     """Report to abuse@ -> examined -> opt-out by mail -> CiviCRM; a complaint is not a bounce (P7, N6)."""
-    person, other, _ = mailing
+    person, other, *_ = mailing
     before = len(ledger(world, recipient=HUMAN))
     text = report(mailing[person])
     send(world, text)
@@ -83,7 +83,7 @@ def quoted(text: str) -> str:
 @pytest.mark.mutates
 def test_praise_changes_nothing(crm_int, world, mailing, eventually):
     """The type not-spam takes a message out of the junk folder; it must not opt out (N6)."""
-    *_, person = mailing
+    *_, person, _ = mailing
     send(world, report(mailing[person], "not-spam"))
     found = eventually(lambda: [r for r in records(crm_int) if person in str(r)], within=150)
     assert found[-1]["complaint"] is False
@@ -91,10 +91,62 @@ def test_praise_changes_nothing(crm_int, world, mailing, eventually):
     assert contact(crm_int, person)["is_opt_out"] is False
 
 
+def written(kind: str, original: str) -> str:
+    """What comes to abuse@ and is no complaint: a letter or a notice with the person's newsletter below it."""
+    top = (
+        "From: reader@accepting.test\nTo: abuse@crm.torproject.test\n"
+        f"Message-ID: <{kind}-{time.time_ns()}@accepting.test>\n"
+    )
+    person = re.search(r"civicrm\+b\.(\d+\.\d+\.[0-9a-z]{16}@[\w.-]+)", original)[1]
+    below = (
+        "Von: News <news@crm.torproject.test>\nGesendet: Freitag, 2. Januar 2026 10:00\nAn: reader@accepting.test\n"
+        f"Betreff: January\n\nAbmelden: mailto:civicrm+u.{person}\n"
+    )
+    return {
+        "vacation": f"{top}Subject: Automatische Antwort: January\n\nIch bin nicht da.\n\n{below}",
+        "thanks": f"{top}Subject: AW: January\n\nDanke, das lese ich gern.\n\n{below}",
+        "delay": f"{top}Subject: Delayed Mail\nMIME-Version: 1.0\n"
+        'Content-Type: multipart/report; report-type=delivery-status; boundary="cut"\n\n'
+        "--cut\nContent-Type: text/plain\n\nIt is late.\n\n--cut\nContent-Type: message/delivery-status\n\n"
+        "Reporting-MTA: dns; accepting.test\n\nFinal-Recipient: rfc822; reader@accepting.test\nAction: delayed\n"
+        f"Status: 4.4.1\n\n--cut\nContent-Type: message/rfc822\n\n{original}\n--cut--\n",
+    }[kind]
+
+
+@pytest.mark.mutates
+def test_only_a_report_opts_out_not_a_letter_nor_a_notice(crm_int, world, mailing, eventually):
+    """Readers who were away, or said thanks, were opted out of all mail, and counted as complaints (P7, N6, N7)."""
+    _, reader, _, leaver = mailing
+    complaints = "grep -h ^mail_complaints_total /var/lib/prometheus/node-exporter/abuse-report.prom || :"
+    crm_int.check_output("systemctl start abuse-report.service")
+    before, start = crm_int.check_output(complaints), len(records(crm_int))
+    for kind in ("vacation", "thanks", "delay"):
+        send(world, written(kind, mailing[reader]))
+    send(world, report(mailing[leaver], "opt-out"))
+
+    def examined() -> list[dict]:
+        crm_int.run("systemctl start abuse-report.service")
+        found = records(crm_int)[start:]
+        return found if {r["shape"] for r in found} >= {"auto-reply", "reply", "dsn", "arf"} else []
+
+    found = eventually(examined, within=60, every=4)
+    outcome = {record["shape"]: [p["outcome"] for p in record["persons"]] for record in found}
+    assert outcome["reply"] == ["shown"]
+    assert outcome["arf"] in (["opted out"], ["would opt out"])
+    assert crm_int.check_output(complaints) == before
+    if outcome["arf"] == ["opted out"]:
+        eventually(
+            lambda: run_job(crm_int, "fetch-bounces") or contact(crm_int, leaver)["is_opt_out"], within=120, every=5
+        )
+    else:
+        run_job(crm_int, "fetch-bounces")
+    assert contact(crm_int, reader)["is_opt_out"] is False
+
+
 @pytest.mark.mutates
 def test_a_mere_message_id_leads_to_the_person(crm_int, mailing):
     """Providers black out everything else; the mail log knows. Dry run is the default (S28, S31)."""
-    _, person, _ = mailing
+    _, person, *_ = mailing
     text = report(f"Message-ID: {message_id(mailing[person])}\nSubject: x\n\n")
     found = json.loads(crm_int.check_output(f"printf %s {quoted(text)} | abuse-report --json -"))
     assert [p["recipient"] for p in found["persons"]] == [person]

@@ -166,6 +166,36 @@ def test_a_donation_becomes_a_contribution(post, crm_int, crm_ext, eventually, f
     assert (person["first_name"], person["city"], person["country"]) == ("Ada", "Exampleton", "Germany")
 
 
+CITY = {"street_address": "1 Example Street", "city": "Exampleton"}
+# What a donor writes, and what CiviCRM then has of it.
+DONORS = {
+    "no postal code": ({"address": CITY, "country": "HK"}, {"city": "Exampleton", "country": "Hong Kong"}),
+    "UK": ({"address": CITY | {"postal_code": "A1 1AA"}, "country": "UK"}, {"country": "United Kingdom"}),
+    "one name": ({"first_name": None, "last_name": "Sukarno"}, {"first_name": "", "last_name": "Sukarno"}),
+    "called null": ({"last_name": "null"}, {"first_name": "Ada", "last_name": "Null"}),
+}
+
+
+@pytest.mark.mutates
+def test_donors_of_all_countries_and_names_are_recorded_whole(post, crm_int, crm_ext, eventually, fresh):
+    """None gets 422, and neither address nor name is dropped on the way into CiviCRM."""
+    contacts = [contact | {"email": f"{fresh}{n}@b\u00fccher.test"} for n, (contact, _) in enumerate(DONORS.values())]
+    for number, contact in enumerate(contacts):
+        given = {name: value for name, value in donation(contact=contact)["contact"].items() if value is not None}
+        body = donation(payment_reference=f"{fresh}{number}") | {"contact": given}
+        assert post(body)[0] == 202, contact
+    eventually(lambda: at_rest(crm_int, crm_ext) and len(recorded(crm_int, fresh)) == len(DONORS))
+    ids = {row["trxn_id"]: row["contact_id"] for row in recorded(crm_int, fresh)}
+    fields = ["first_name", "last_name", "email", "city", "country"]
+    query = json.dumps({"id": {"IN": list(ids.values())}, "return": fields})
+    found = json.loads(crm_int.check_output(f"lab-civicrm-api Contact get {shlex.quote(query)}"))["values"]
+    people = {person["contact_id"]: person for person in found}
+    for number, (what, (_, wanted)) in enumerate(DONORS.items()):
+        person = people[ids[f"donation:{fresh}{number}"]]
+        assert wanted.items() <= person.items(), what
+        assert person["email"] == f"{fresh}{number}@xn--bcher-kva.test"
+
+
 @pytest.mark.mutates
 def test_the_same_request_again_is_the_same_donation(post, crm_int, crm_ext, eventually, fresh):
     """A client that did not see the answer repeats itself: same id, one contribution (S13)."""
@@ -262,6 +292,13 @@ BAD = {
     "an extra field": (donation(is_admin="1"), 422, "field_unknown", "is_admin"),
     "an extra field inside": (donation(contact={"id": "1"}), 422, "field_unknown", "contact.id"),
     "no e-mail address": (donation(contact={"email": "ada"}), 422, "field_invalid", "contact.email"),
+    "no country": (donation(contact={"country": "ZZ"}), 422, "field_invalid", "contact.country"),
+    "no postal code where there is one": (
+        donation(contact={"country": "DE", "address": CITY}),
+        422,
+        "field_missing",
+        "contact.address.postal_code",
+    ),
     "a header": (donation(contact={"email": "a@b.test\r\nBcc: c@d.test"}), 422, "field_invalid", "contact.email"),
     "a tag": (donation(contact={"last_name": "<script>"}), 422, "field_invalid", "contact.last_name"),
     "a NUL": (donation(contact={"last_name": "a\u0000b"}), 422, "field_invalid", "contact.last_name"),

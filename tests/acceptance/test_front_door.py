@@ -142,16 +142,42 @@ def test_an_unknown_host_never_reaches_a_site(browse, front_door, crm_ext):
         assert status in (400, 404, 421), (header, answer)
 
 
+SENTENCE = "The CRM does not answer. Try again in a minute."
+NO_DONATIONS = "Donations cannot be taken now. Try again later."
+
+
 @pytest.mark.mutates
-@pytest.mark.parametrize(("host_name", "name"), [("crm_int", "test-crm"), ("crm_ext", "test-donate-api")])
-def test_a_killed_php_fpm_gives_503_and_comes_back(request, browse, front_door, eventually, host_name, name):
-    """systemd restarts what dies, on both hosts; while it is away the visitor is told so (S3)."""
+def test_an_int_that_is_away_is_said_in_words(browse, front_door, crm_int, eventually):
+    """No web server there, and no way there: never a stock page."""
+    url = f"https://{CRM_SITES['test-crm']}/"
+    crm_int.check_output("systemctl stop apache2")
+    try:
+        status, answer = browse(url, user=front_door)
+        assert status in (502, 503) and SENTENCE in answer, answer
+        # The kept connections are closed now: what follows is a packet without an answer.
+        rules = "add table inet away; add chain inet away input { type filter hook input priority -400 ; }; "
+        crm_int.check_output(f"nft '{rules}add rule inet away input tcp dport 443 drop'")
+        status, answer = browse(url, user=front_door)
+        assert status in (502, 503, 504) and SENTENCE in answer, answer
+    finally:
+        crm_int.check_output("nft 'add table inet away; delete table inet away'")
+        crm_int.check_output("systemctl start apache2")
+    eventually(lambda: browse(url, user=front_door)[0] == 200)
+
+
+@pytest.mark.mutates
+@pytest.mark.parametrize(
+    ("host_name", "name", "said"), [("crm_int", "test-crm", SENTENCE), ("crm_ext", "test-donate-api", NO_DONATIONS)]
+)
+def test_a_killed_php_fpm_gives_503_and_comes_back(request, browse, front_door, eventually, host_name, name, said):
+    """systemd restarts what dies, on both hosts; while it is away the visitor is told so, in words (S3)."""
     host = request.getfixturevalue(host_name)
     url = f"https://{(CRM_SITES | LIVE_APIS)[name]}/"
     (unit,) = host.check_output("systemctl list-units --plain --no-legend 'php*-fpm.service' | cut -d' ' -f1").split()
     host.check_output(f"systemctl stop {unit}")
     try:
-        assert browse(url, user=front_door)[0] == 503
+        status, answer = browse(url, user=front_door)
+        assert status == 503 and said in answer, answer
     finally:
         host.check_output(f"systemctl start {unit}")
     eventually(lambda: browse(url, user=front_door)[0] == 200)

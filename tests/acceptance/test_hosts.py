@@ -31,6 +31,21 @@ def test_all_four_hosts_together_need_less_than_3_gb(crm_int, crm_ext, ops, worl
     assert sum(used) / 1024 < 3000, used
 
 
+@pytest.mark.parametrize("name", ["crm_int", "crm_ext"])
+def test_man_finds_a_page_of_every_command(request, name):
+    """An operator who was never told of a command or an option finds it on the host, and man can print it."""
+    host = request.getfixturevalue(name)
+    find = "find /usr/local -lname '*/civicrm-tools/bin/civicrm-tools' -printf '%f\\n'"
+    commands = host.check_output(find).split()
+    assert len(commands) > 5
+    for command in commands:
+        page = host.check_output(f"man -w {command}")
+        assert page == f"/usr/local/share/man/man8/{command}.8"
+        shown = host.run(f"MANWIDTH=100 LC_ALL=C.UTF-8 man --warnings -l {page}")
+        assert (shown.rc, shown.stderr) == (0, "")
+        assert f"{command} - " in shown.stdout
+
+
 @pytest.mark.mutates
 def test_mail_cannot_leave_the_lab(world):
     """Even on a machine with internet. The positive control: another port of the same outside address answers,

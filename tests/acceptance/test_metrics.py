@@ -91,6 +91,37 @@ def test_a_line_that_only_quotes_a_delivery_counts_nothing(counted):
     assert counted([f"{RFC3339} crm-int-01 dovecot: imap(crm)<1>: {quoted}", "status=sent"]) == set()
 
 
+def test_what_expires_and_what_is_not_even_tried_is_counted(counted):
+    """A destination that is dead for five days, and a table's refusal, left no trace in any metric (S19)."""
+    head = f"{RFC3339} crm-int-01 postfix"
+    error = "4jW8WD6NjJzDSVp: to=<person@example.test>, relay=none, delay=9, delays=9/0/0/0"
+    expired = "4jW8WD6NjJzDSVp: from=<a@crm.example.org>, status=expired, returned to sender"
+    assert counted(
+        [
+            f"{head}/qmgr[1]: {expired}",
+            f"{head}/error[2]: {error}, dsn=5.1.2, status=bounced (the domain takes no mail)",
+            f"{head}/error[2]: {error}, dsn=4.4.1, status=deferred (delivery temporarily suspended)",
+            f"{head}/error[2]: {error}, dsn=4.4.1, status=deferred (delivery temporarily suspended)",
+        ]
+    ) == {
+        'postfix_qmgr_messages_expired{postfix_instance="postfix"} 1',
+        'postfix_error_deliveries{postfix_instance="postfix",status="bounced"} 1',
+        'postfix_error_deliveries{postfix_instance="postfix",status="deferred"} 2',
+    }
+
+
+def test_a_reply_that_speaks_of_a_status_counts_as_what_it_is(counted):
+    """The receiver writes what it likes."""
+    line = delivery(RFC3339, "postfix", "deferred").replace(
+        "(reply)", "(host x said: 450 dsn=2.0.0, status=sent (250 ok))"
+    )
+    assert counted([line]) == {
+        'postfix_smtp_deliveries{postfix_instance="postfix",status="sent"} 0',
+        'postfix_smtp_deliveries{postfix_instance="postfix",status="deferred"} 1',
+        'postfix_smtp_deliveries{postfix_instance="postfix",status="bounced"} 0',
+    }
+
+
 COMMAND = (
     "curl -s localhost:3903/metrics | grep -v -e ^go_ -e '^#' -e '^mtail' -e ^process -e _tls_; postfix-queues-sizes"
 )

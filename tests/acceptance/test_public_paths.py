@@ -9,6 +9,7 @@ import shlex
 
 import pytest
 from bypasses import FORMS, METHODS, TARGETS, UNSUBSCRIBE, VIEW
+from damaged import beyond_repair, harmless
 from newsletters import contact, newsletter, run_job
 
 NAME = "crm.torproject.test"
@@ -126,6 +127,29 @@ def test_every_bypass_over_http2_meets_the_password(browse, crm_int):
         status, answer = browse(SITE, http2="", **{"request-target": escaped, "max-time": "20"})
         assert status in (0, 400, 401, 403, 404), (target, answer)
     assert passed_to_int(crm_int) == before
+
+
+@pytest.mark.mutates
+def test_a_damaged_link_still_leads_to_its_page(browse, links):
+    """A full stop or HTML's ampersand, and the reader met a password prompt: the next button is the one for spam."""
+    for what, variant in harmless(links["optout"]).items():
+        status, answer = browse(SITE + variant, **{"path-as-is": "", "globoff": ""})
+        assert (status, re.search(r"(?im)^location: (\S+)", answer)[1]) == (302, SITE + links["optout"]), what
+    status, answer = browse(f"{SITE}{links['optout']}.", location="")
+    assert (status, "email_confirm" in answer) == (200, True), answer
+
+
+@pytest.mark.mutates
+def test_a_link_that_cannot_be_mended_shows_a_page_that_helps(browse, crm_int, links, front_door):
+    """Without a password, and int never hears of it; who gives one goes on as before."""
+    before = passed_to_int(crm_int)
+    for what, variant in beyond_repair(links["optout"]).items():
+        status, answer = browse(SITE + variant)
+        assert (status, "This link is damaged" in answer) == (404, True), what
+        assert "www-authenticate" not in answer.lower(), what
+    assert passed_to_int(crm_int) == before
+    browse(SITE + beyond_repair(links["optout"])["an unknown parameter"], user=front_door)
+    assert passed_to_int(crm_int) == before + 1
 
 
 @pytest.mark.parametrize(

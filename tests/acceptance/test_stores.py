@@ -47,6 +47,37 @@ def test_what_mariadb_says_of_itself(crm_int):
     assert charsets == "utf8mb4"
 
 
+# The tools' own dump and load, as civicrm-backup and civicrm-release call them.
+DUMP_AND_LOAD = """
+import sys, tempfile
+from pathlib import Path
+sys.path.insert(0, "/usr/local/lib/civicrm-tools/src")
+from civicrm_tools.core import mariadb
+with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+    file = Path(folder) / "dump.sql.gz"
+    mariadb.dump("packet_trial", file)
+    mariadb.check(file)
+    mariadb.load("packet_trial", file, "utf8mb4", "utf8mb4_unicode_ci")
+"""
+
+
+@pytest.mark.mutates
+def test_a_value_above_half_of_what_can_be_stored_comes_back_from_a_dump(crm_int):
+    """A dump doubles a BLOB: a snapshot was complete and verified, and could not be loaded (9 MiB at 16 MiB)."""
+    tables = "CREATE DATABASE packet_trial; CREATE TABLE packet_trial.t (a LONGBLOB)"
+    fill = "INSERT INTO t SELECT REPEAT(CHAR(255, 0, 39, 10), @@max_allowed_packet DIV 8 + 1000)"
+    state = "SELECT @@GLOBAL.max_allowed_packet, LENGTH(a), MD5(a) FROM packet_trial.t"
+    crm_int.check_output(f"mariadb -e '{tables}'")
+    try:
+        crm_int.check_output(f"mariadb packet_trial -e '{fill}'")
+        before = crm_int.check_output(f"mariadb -NBe '{state}'")
+        assert "NULL" not in before
+        crm_int.run_expect([0], f"python3 -IB - <<'END'\n{DUMP_AND_LOAD}END")
+        assert crm_int.check_output(f"mariadb -NBe '{state}'") == before
+    finally:
+        crm_int.check_output("mariadb -e 'DROP DATABASE packet_trial'")
+
+
 def redis(host, command: str, user: str = "", password: str = "") -> str:
     """Ask the queue on int's inner address; the password goes by the environment, as redis-cli wants it."""
     login = f"--user {user}" if user else ""

@@ -27,7 +27,6 @@ OTHERS = {
     "tests/tools/*.mjs": "the lab's acceptance tests run it; node is not on every controller",
     "roles/mail_metrics/*.mtail": "mtail, before the role installs it and in the acceptance tests",
     "roles/mail_tools/*/lnav/*.json": "tests/unit/test_lnav_format.py",
-    "*.[1-8]": "man; the roles' man pages",
     "*.service": "systemd, in the lab",
 }
 

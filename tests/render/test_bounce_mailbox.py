@@ -140,3 +140,12 @@ def test_only_postfix_may_ask_for_a_password(dovecot):
     service = text.split("unix_listener /var/spool/postfix/private/dovecot-sasl {", 1)[1].split("}", 1)[0]
     assert "user = postfix" in service
     assert "mode = 0600" in service
+
+
+@pytest.mark.parametrize("release", ["2.3", "2.4"])
+def test_what_is_filed_for_people_goes_by_itself(dovecot, release):
+    """Refused and Notices count towards the quota of the bounces."""
+    folders = [{"name": "INBOX.Refused", "keep": "90d"}, {"name": "INBOX.Notices", "keep": "9w"}]
+    text = dovecot(f"etc/dovecot/dovecot-{release}.conf", bounce_mailbox_expiring_folders=folders)
+    found = dict(re.findall(r"mailbox (\w+) \{\s+autoexpunge = (\w+)\s+\}", text))
+    assert found == {"Caught": "30d", "Refused": "90d", "Notices": "9w"}

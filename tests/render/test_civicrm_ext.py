@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import shlex
 
@@ -284,7 +285,7 @@ def test_everything_goes_to_int_over_the_private_link(door):
 
 
 def test_a_silent_int_is_said_in_words(door):
-    assert set(re.findall(r"^\s*ErrorDocument (\d+) ", door, re.MULTILINE)) == {"429", "502", "503", "504"}
+    assert set(re.findall(r"^\s*ErrorDocument (\d+) ", door, re.MULTILINE)) == {"404", "429", "502", "503", "504"}
     assert re.search(r"^\s*ProxyTimeout 120$", door, re.MULTILINE)
 
 
@@ -391,6 +392,15 @@ def test_donors_addresses_are_logged_where_they_are_forgotten(intake, api):
         "/var/log/apache2/donation-api/donate-api-error.log",
     ]
     assert re.findall(r"^\s*CustomLog (\S+)", api, re.MULTILINE) == ["${APACHE_LOG_DIR}/donate-api.log"]
+
+
+@pytest.mark.parametrize("status", ["502", "503", "504"])
+def test_a_silent_php_of_the_intake_is_said_in_json(intake, api, status):
+    """In the form of every other refusal: a program reads it."""
+    (text,) = re.findall(rf"^\s*ErrorDocument {status} '(.*)'$", intake, re.MULTILINE)
+    error = json.loads(text)["error"]
+    assert (error["code"], error["field"]) == ("unavailable", None) and error["message"]
+    assert "ErrorDocument" not in api
 
 
 def test_a_large_body_ends_at_apache(intake):

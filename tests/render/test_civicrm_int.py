@@ -341,3 +341,12 @@ def test_each_run_of_a_job_is_measured_and_a_failed_measurement_stops_none(rende
             f"{directive}=-+/usr/local/sbin/civicrm-job-metrics {event} {item['unit']} staging-crm fetch_bounces\n"
             in text
         )
+
+
+def test_a_silent_php_is_said_in_the_front_doors_words(vhost):
+    """The front door has them for a host that is away; it hands on what int answers, which was Apache's stock page."""
+    door = ROOT / "roles/civicrm_ext/templates/etc/apache2/sites-available/front-door.conf.j2"
+    pattern = r'^\s*ErrorDocument (50\d) "(.*)"$'
+    said = dict(re.findall(pattern, vhost(), re.MULTILINE))
+    assert set(said) == {"502", "503", "504"}
+    assert said == dict(re.findall(pattern, door.read_text(), re.MULTILINE))

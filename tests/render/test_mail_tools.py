@@ -56,12 +56,9 @@ def test_the_commands_read_what_the_role_writes(tools, tmp_path):
     limits = Limits.of(settings.section("bounce_breaker"))
     assert (limits.mode, limits.storm_messages, limits.storm_share) == ("shadow", 33, 0.5)
     assert limits.pause_command[-1] == "{provider}"
+    assert limits.pause("x", ["a.example", "b.example"])[2:4] == ["--domain=a.example", "--domain=b.example"]
     known = json.loads((tmp_path / "x.json").read_text())["bounce_breaker"]
-    assert set(known) == {*Limits.__dataclass_fields__, "window_seconds", "hold_back_seconds", "policy_texts"} - {
-        "window",
-        "hold_back",
-        "policy",
-    }
+    assert set(known) == {*Limits.__dataclass_fields__, "window_seconds", "policy_texts"} - {"window", "policy"}
 
 
 def test_opt_outs_are_sent_only_when_told(tools):

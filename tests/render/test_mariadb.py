@@ -16,7 +16,9 @@ def test_what_is_acknowledged_is_on_disk(render):
 
 
 def test_sizes_and_days_come_from_the_inventory(render):
-    text = render("mariadb", TEMPLATE, mariadb_buffer_pool_mb=64, mariadb_binlog_days=3, mariadb_slow_query_seconds=0.5)
+    sizes = {"mariadb_buffer_pool_mb": 64, "mariadb_max_allowed_packet_mb": 32}
+    text = render("mariadb", TEMPLATE, mariadb_binlog_days=3, mariadb_slow_query_seconds=0.5, **sizes)
+    assert "max_allowed_packet = 32M\n" in text
     assert "innodb_buffer_pool_size = 64M\n" in text
     assert "expire_logs_days = 3\n" in text
     assert "long_query_time = 0.5\n" in text

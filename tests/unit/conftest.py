@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from reports import verp
-from unit_return_path import delivery
+from unit_return_path import Mailbox, delivery, program
 
 # No __pycache__ among the files that roles install.
 sys.dont_write_bytecode = True
@@ -194,9 +194,36 @@ def settings_file(tmp_path: Path) -> Path:
                     "mode": "active",
                     "state_file": str(tmp_path / "breaker.db"),
                     "pause_command": [str(tmp_path / "pause"), "--provider", "{provider}"],
+                    "pause_domains_command": [str(tmp_path / "pause"), "--domain={domain}"],
                 },
                 "mailbox_watch": {"state_file": str(tmp_path / "watch.db")},
             }
         )
     )
     return path
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Mailbox:
+    """The mailbox of the first site."""
+    return Mailbox(tmp_path / "crm/Maildir")
+
+
+@pytest.fixture
+def paused(tmp_path: Path) -> Path:
+    """Each call of a pause command adds a line."""
+    program(tmp_path / "pause", f'echo "$@" >>{tmp_path}/paused')
+    return tmp_path / "paused"
+
+
+@pytest.fixture
+def breaker(settings_file: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run bounce-breaker, by default one pass; returns what it prints."""
+
+    from civicrm_tools.mail import breaker as tool
+
+    def _run(*arguments: str) -> str:
+        assert tool.main(["--config", str(settings_file), *(arguments or ("run",))]) == 0
+        return capsys.readouterr().out
+
+    return _run

@@ -17,7 +17,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from loading import TOOLS
-from reports import HASH, arf, attached, bare_newsletter, damaged, dsn, inline, nested, newsletter, plain, verp
+from reports import (
+    HASH,
+    arf,
+    attached,
+    bare_newsletter,
+    damaged,
+    dsn,
+    inline,
+    letter,
+    nested,
+    newsletter,
+    plain,
+    quoted,
+    verp,
+)
 from unit_return_path import delivery, program
 
 from civicrm_tools.mail import complainants, feedback, opt_outs, reports
@@ -64,6 +78,24 @@ def tool(settings_file, tmp_path, capsys):
     return _run
 
 
+JMRP = {"From": "staff@hotmail.com", "Subject": "complaint about message from 192.0.2.11"}
+
+
+def as_jmrp(message: bytes) -> bytes:
+    """With the author and the subject of Microsoft's junk mail reports."""
+    for name, value in JMRP.items():
+        message = re.sub(rf"(?m)^{name}: .*".encode(), f"{name}: {value}".encode(), message, count=1)
+    return message
+
+
+def without_original(*fields: str) -> bytes:
+    """Microsoft's since June 2026: neither recipient nor body, only what was said of the envelope and the header."""
+    whole = as_jmrp(arf("")).replace(
+        b"Version: 1\n", "".join(f"{field}\n" for field in ("Version: 1", *fields)).encode()
+    )
+    return whole.replace(b"--limit\nContent-Type: message/rfc822\n\n\n", b"")
+
+
 SHAPES = {
     "arf": arf(newsletter()),
     "arf, report-type=report": arf(newsletter()).replace(b"report-type=feedback-report", b"report-type=report"),
@@ -74,19 +106,29 @@ SHAPES = {
     "arf, address of 2006": arf(
         f"Return-Path: <bounce.1.7.100.{HASH}-ada=gmail.com@crm.example.org>\nSubject: x\n\nx\n"
     ),
-    "attached": attached(newsletter()),
+    "arf, only the envelope sender": without_original(f"Original-Mail-From: <{verp()}>"),
+    "arf, only a Message-ID in the report": without_original(f"Original-Message-ID: <{MESSAGE_ID}>"),
+    "arf, type folded": arf(newsletter(), feedback="\n abuse"),
+    "arf, type with a comment": arf(newsletter(), feedback="(pressed twice) abuse"),
+    "arf, written by a program that says so": b"Auto-Submitted: auto-generated\nPrecedence: bulk\n" + arf(newsletter()),
+    "arf, report in base64": arf(newsletter())
+    .replace(
+        b"message/feedback-report\n\nFeedback-Type: abuse\n",
+        b"message/feedback-report\nContent-Transfer-Encoding: base64\n\n"
+        + base64.encodebytes(b"Feedback-Type: abuse\nVersion: 1\n"),
+    )
+    .replace(b"User-Agent: Loop/1\nVersion: 1\nSource-IP: 192.0.2.11\n", b""),
+    "arf, report as text": arf(newsletter()).replace(b"message/feedback-report", b"text/plain"),
+    "arf, report as text, under the newsletter's subject": arf(newsletter())
+    .replace(b"message/feedback-report", b"text/plain")
+    .replace(b"Subject: complaint", b"Subject: Re: Out of office: January"),
     "attached report": attached(arf(newsletter()).decode()),
-    "attached as a file": attached(newsletter()).replace(b"message/rfc822", b"application/octet-stream"),
-    "attached in base64": attached(base64.encodebytes(newsletter().encode()).decode()).replace(
-        b"message/rfc822", b"message/rfc822\nContent-Transfer-Encoding: base64"
+    "attached report in base64": attached(base64.encodebytes(arf(newsletter())).decode()).replace(
+        b"message/rfc822", b"message/rfc822\nContent-Transfer-Encoding: base64", 1
     ),
-    "inline": inline(newsletter()),
-    "inline, Message-ID": inline(bare_newsletter(MESSAGE_ID)),
+    "provider: JMRP before ARF": as_jmrp(attached(newsletter())),
     "nested": nested(newsletter()),
     "nested, headers only": nested(bare_newsletter(MESSAGE_ID)),
-    "headers": newsletter(message_id="x@y").split("\n\n")[0].encode() + b"\n\n",
-    "headers, just a Message-ID": f"Message-ID: <{MESSAGE_ID}>\n".encode(),
-    "headers in the text": plain(f"Message-ID: <{MESSAGE_ID}>\n"),
     "damaged": damaged(newsletter()),
     "damaged, broken lines": plain("Feedback-Type: abuse=\n\n" + newsletter().replace("26d7b95", "26d=\n7b95")),
     "escaped in a link": plain(
@@ -94,34 +136,178 @@ SHAPES = {
     ),
     "crlf": arf(newsletter()).replace(b"\n", b"\r\n"),
     "NUL bytes": arf(newsletter()).replace(b"Dear", b"\0De\0ar"),
-    "too deep": b"".join(f'Content-Type: multipart/mixed; boundary="b{n}"\n\n--b{n}\n'.encode() for n in range(5000))
-    + inline(newsletter()),
 }
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape_leads_to_the_person(tool, outbox, shape):
-    """The operator has one command for whatever providers and people send (S28, N6)."""
+    """The operator has one command for whatever providers send (S28, N6)."""
     status, (record,) = tool(SHAPES[shape], options=("--apply",))
     assert status == 0
     assert [(p["job"], p["queue"], p["recipient"]) for p in record["persons"]] == [(7, 100, "ada@gmail.com")]
-    assert record["complaint"] is True
+    assert (record["complaint"], record["verdict"]) == (True, "act")
+    assert record["shape"] in ("arf", "nested", "provider")
     assert sent(outbox) == [OPT_OUT]
+
+
+FORWARDED = {
+    "attached": (attached(newsletter()), "attached"),
+    "attached as a file": (
+        attached(newsletter()).replace(b"message/rfc822", b"application/octet-stream"),
+        "attached",
+    ),
+    "attached in base64": (
+        attached(base64.encodebytes(newsletter().encode()).decode()).replace(
+            b"message/rfc822", b"message/rfc822\nContent-Transfer-Encoding: base64"
+        ),
+        "attached",
+    ),
+    "in the text": (inline(newsletter()), "inline"),
+    "in the text, Message-ID": (inline(bare_newsletter(MESSAGE_ID)), "inline"),
+    "headers": (newsletter(message_id="x@y").split("\n\n")[0].encode() + b"\n\n", "headers"),
+    "headers, just a Message-ID": (f"Message-ID: <{MESSAGE_ID}>\n".encode(), "headers"),
+    "headers in the text": (plain(f"Message-ID: <{MESSAGE_ID}>\n"), "headers"),
+    "too deep": (
+        b"".join(f'Content-Type: multipart/mixed; boundary="b{n}"\n\n--b{n}\n'.encode() for n in range(5000))
+        + inline(newsletter()),
+        "inline",
+    ),
+    "by Outlook": (letter("This is spam!", quoted("outlook"), "FW: January"), "inline"),
+    "by a German Outlook": (letter("Das ist Spam!", quoted("outlook, German"), "WG: January"), "inline"),
+    "by a French Outlook": (letter("C'est du spam !", quoted("outlook, French"), "TR: January"), "inline"),
+    "by a Polish Outlook": (letter("To jest spam!", quoted("outlook, Polish"), "PD: January"), "inline"),
+    "by a French Outlook, as HTML": (
+        letter("<p>C'est du spam !</p>", quoted("outlook, French").replace("\n", "<br>"), "TR: January").replace(
+            b"\n\n", b"\nContent-Type: text/html; charset=utf-8\n\n", 1
+        ),
+        "inline",
+    ),
+    "somebody else writes JMRP's subject": (
+        as_jmrp(attached(newsletter())).replace(b"staff@hotmail.com", b"staff@hotmail.com.example"),
+        "attached",
+    ),
+    "an answer of the provider's desk that quotes the report": (
+        letter("We closed it.", "".join(f"> {line}\n" for line in arf(newsletter()).decode().splitlines())),
+        "reply",
+    ),
+    **{
+        f"an answer, {style}": (letter("Thank you, I like it.", quoted(style), f"{prefix} January"), "reply")
+        for style, prefix in {
+            "gmail": "Re:",
+            "thunderbird, German": "Re:",
+            "apple, French": "Re :",
+            "outlook": "RE:",
+            "outlook, German": "AW:",
+            "outlook, French": "RE:",
+            "outlook, Polish": "ODP:",
+        }.items()
+    },
+    "an answer without a prefix": (letter("Thank you!", quoted("outlook"), "January", In_Reply_To="<x@y>"), "reply"),
+    "an answer, the subject changed": (letter("Thank you!", quoted("gmail"), "My sister"), "reply"),
+    "a colleague forwards a question": (
+        letter(
+            "Can you answer her?",
+            f"From: Ada <ada@gmail.com>\nSubject: Re: January\n\n> {verp('u')}",
+            "Fwd: Re: January",
+        ),
+        "reply",
+    ),
+    "a question": (plain(f"Hello, what is {verp('u')} for?\n"), "mention"),
+    "a bounce in Exim's words": (
+        letter(
+            "This message was created automatically by mail delivery software.\n  ada@gmail.com\n    unknown user",
+            newsletter(),
+            "Mail delivery failed: returning message to sender",
+            From="Mail Delivery System <Mailer-Daemon@mx.provider.example>",
+        ),
+        "dsn",
+    ),
+    "a bounce in qmail's words": (
+        letter(
+            "Hi. This is the qmail-send program.", newsletter(), "failure notice", From="MAILER-DAEMON@provider.example"
+        ),
+        "dsn",
+    ),
+    "a bounce that somebody pasted": (plain("Look:\n" + dsn("ada@gmail.com").decode()), "dsn"),
+    "a ticket system's notice": (
+        letter("We got your mail.", newsletter(), "[#1] January", X_Auto_Response_Suppress="All"),
+        "notice",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", FORWARDED)
+def test_what_people_and_programs_send_is_shown_with_the_person_and_never_done(tool, outbox, tmp_path, what):
+    """Friendly readers were opted out of all mail because the newsletter stood below their answer (P7, N6)."""
+    message, shape = FORWARDED[what]
+    status, (record,) = tool(message, options=("--apply", "--metrics"))
+    assert (status, record["shape"], record["verdict"]) == (0, shape, "show")
+    assert [(p["recipient"], p["outcome"]) for p in record["persons"]] == [("ada@gmail.com", "shown")]
+    assert record["reason"]
+    assert sent(outbox) == []
+    assert record["complaint"] is False
+    assert not [name for name in metrics(tmp_path) if name.startswith("mail_complaints_total")]
+    assert metrics(tmp_path)[f'mail_abuse_reports_total{{shape="{shape}"}}'] == 1
+
+
+def test_a_person_who_read_it_opts_out_with_one_command(tool, outbox, tmp_path):
+    """An answer may say "stop this" as well: who has read the file decides. No provider counts that as a complaint."""
+    for number, what in enumerate(("by a German Outlook", "an answer, gmail", "attached")):
+        _, (record,) = tool(FORWARDED[what][0], options=("--apply", "--as-complaint", "--metrics"))
+        assert [p["outcome"] for p in record["persons"]] == ["opted out"]
+        assert sent(outbox) == [OPT_OUT] * (number + 1)
+    assert not [name for name in metrics(tmp_path) if name.startswith("mail_complaints_total")]
+
+
+def test_the_timer_cannot_be_told_that_all_is_a_complaint(settings_file, tmp_path, outbox, capsys):
+    """Nobody has read what lies in a Maildir."""
+    maildir = make_maildir(tmp_path, FORWARDED["attached"][0])
+    assert reports.main(["--config", str(settings_file), "--apply", "--as-complaint", str(maildir)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert sent(outbox) == []
+
+
+AUTOMATIC = {
+    "vacation, RFC 3834": letter("I am away.", quoted("outlook"), Auto_Submitted="auto-replied (vacation)"),
+    "vacation, by its own fields": letter("I am away.", quoted("outlook"), X_Autoreply="yes", Precedence="auto_reply"),
+    "vacation of Exchange": letter(
+        "I am away.", quoted("outlook"), "Automatic reply: January",
+        Auto_Submitted="auto-generated", X_Auto_Response_Suppress="All",
+    ),
+    "vacation, by the subject alone": letter("Ich bin weg.", quoted("outlook, German"), "Abwesenheitsnotiz: January"),
+    "vacation with the newsletter attached": b"Auto-Submitted: auto-replied\n" + attached(newsletter()),
+    "vacation that quotes a report": b"X-Autoreply: yes\n" + nested(newsletter()),
+    "read receipt": attached(newsletter()).replace(
+        b"multipart/mixed", b"multipart/report; report-type=disposition-notification"
+    ),
+    "dsn": dsn("ada@gmail.com"),
+    "dsn of SMTPUTF8": dsn("ada@gmail.com").replace(b"message/delivery-status", b"message/global-delivery-status"),
+    "delay notice": dsn("ada@gmail.com", action="delayed", status="4.4.1", text="421 try later"),
+    "attached dsn": attached(dsn("ada@gmail.com").decode()),
+    "attached dsn, its type unknown": dsn("ada@gmail.com").replace(b"message/delivery-status", b"text/plain"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", AUTOMATIC)
+def test_what_a_program_wrote_is_no_complaint(tool, outbox, tmp_path, what):
+    """An out-of-office reply at postmaster@ took its author off all lists, and raised the rate (P7, N6, N7)."""
+    status, (record,) = tool(AUTOMATIC[what], options=("--apply", "--metrics"))
+    assert (status, record["verdict"], record["complaint"]) == (0, "show", False)
+    assert record["shape"] in ("auto-reply", "receipt", "dsn")
+    assert record["reason"]
+    assert sent(outbox) == []
+    assert not [name for name in metrics(tmp_path) if name.startswith("mail_complaints_total")]
 
 
 QUIET = {
     "not-spam": arf(newsletter(), feedback="not-spam"),
     "fraud": arf(newsletter(), feedback="fraud"),
+    "no type": arf(newsletter()).replace(b"Feedback-Type: abuse\n", b""),
     "nested not-spam": nested(newsletter(), feedback="not-spam"),
     "damaged not-spam": damaged(newsletter()).replace(b"abuse", b"not-spam"),
     "attached not-spam": attached(arf(newsletter(), feedback="not-spam").decode()),
     "not-spam in the covering text": attached(newsletter(), note="Feedback-Type: not-spam"),
     "two types": attached(arf(newsletter()).decode(), note="Feedback-Type: not-spam"),
-    "dsn": dsn("ada@gmail.com"),
-    "attached dsn": attached(dsn("ada@gmail.com").decode()),
-    "dsn in the text": plain("Look:\n" + dsn("ada@gmail.com").decode()),
-    "vacation": plain(newsletter(), Auto_Submitted="auto-replied"),
-    "a question": plain(f"Hello, what is {verp('u')} for?\n"),
     "our own newsletter": newsletter(message_id="a@mx.example.org").encode(),
     "wrong domain": arf(newsletter(domain="crm.example.org.evil.example")),
     "uppercase": arf(newsletter().upper()),
@@ -136,7 +322,7 @@ QUIET = {
 
 @pytest.mark.parametrize("shape", QUIET)
 def test_nothing_else_opts_anybody_out(tool, outbox, shape):
-    """Only a complaint acts: not-spam is praise, a bounce is no complaint, and a question is for a human (P7)."""
+    """Only a complaint acts: not-spam is praise, and what names nobody is for a human (P7)."""
     status, (record,) = tool(QUIET[shape], options=("--apply",))
     assert status == 0
     assert record["complaint"] is False
@@ -144,9 +330,56 @@ def test_nothing_else_opts_anybody_out(tool, outbox, shape):
     assert sent(outbox) == []
 
 
+ALL = (
+    {"report: " + name: message for name, message in SHAPES.items()}
+    | QUIET
+    | AUTOMATIC
+    | {name: message for name, (message, _) in FORWARDED.items()}
+)
+
+TYPES = {
+    # IANA's registry.
+    "abuse": (True, True),
+    "fraud": (False, False),
+    "virus": (False, False),
+    "other": (False, False),
+    "not-spam": (False, False),
+    "auth-failure": (False, False),
+    # Drafts and what is written.
+    "opt-out": (True, False),
+    "opt-out-list": (True, False),
+    "Opt_Out": (True, False),
+    "unsubscribe": (True, False),
+    "Abuse": (True, True),
+    "complaint": (True, True),
+    "spam": (True, True),
+    "junk": (True, True),
+    "miscategorized": (False, False),
+    "dkim": (False, False),
+    "dmarc": (False, False),
+    "xarf": (False, False),
+    "of-tomorrow": (False, False),
+}
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_each_type_of_feedback_has_a_meaning(tool, outbox, tmp_path, name):
+    """Who presses "unsubscribe" at the provider is let go, and is no complaint; an unknown type is shown (N6)."""
+    acts, complains = TYPES[name]
+    _, (record,) = tool(arf(newsletter(), feedback=name), options=("--apply", "--metrics"))
+    assert sent(outbox) == [OPT_OUT] * acts
+    assert record["complaint"] is complains
+    assert [p["recipient"] for p in record["persons"]] == ["ada@gmail.com"]
+    assert acts or record["reason"]
+    found = metrics(tmp_path)
+    assert bool([series for series in found if series.startswith("mail_complaints_total")]) == complains
+    label = "unknown" if name == "of-tomorrow" else name.lower().replace("_", "-")
+    assert found[f'mail_feedback_reports_total{{feedback_type="{label}"}}'] == 1
+
+
 def test_a_human_can_still_ask_who_it_is(tool, outbox):
     """Praise and questions name the person too, they only do nothing (S28)."""
-    _, records = tool(QUIET["not-spam"], QUIET["a question"])
+    _, records = tool(QUIET["not-spam"], FORWARDED["a question"][0])
     assert [[p["recipient"] for p in record["persons"]] for record in records] == [["ada@gmail.com"]] * 2
 
 
@@ -171,7 +404,7 @@ def test_one_mail_for_each_person_and_report(tool, outbox):
     _, (record,) = tool(again, options=("--apply",))
     assert record["persons"][0]["outcome"] == "opted out before"
     assert sent(outbox) == [OPT_OUT]
-    tool(SHAPES["attached"], options=("--apply",))
+    tool(SHAPES["nested"], options=("--apply",))
     assert sent(outbox) == [OPT_OUT, OPT_OUT]
 
 
@@ -228,10 +461,12 @@ def write(path: Path, content: bytes) -> Path:
 
 
 def test_a_maildir_is_worked_off_and_nothing_is_thrown_away(tool, outbox, tmp_path):
-    maildir = make_maildir(tmp_path, *SHAPES.values(), *QUIET.values())
+    maildir = make_maildir(tmp_path, *ALL.values())
     (maildir / "new" / "link").symlink_to("/etc/passwd")
     _, records = tool(maildir, options=("--apply", "--consume"))
-    assert len(records) == len(SHAPES) + len(QUIET)
+    assert len(records) == len(ALL)
+    # Some differ in their header only: one report, one mail.
+    assert sent(outbox) == [OPT_OUT] * len({feedback.identity(message) for message in SHAPES.values()})
     assert len(list((maildir / "cur").iterdir())) == len(records)
 
 
@@ -273,9 +508,9 @@ def zip_bomb() -> bytes:
 HARD = {
     "50 MB": arf(newsletter()) + b"x" * 999 + (b"0123456789" * 100 + b"\n") * 50_000,
     "10,000 recipients": b"To: " + b", ".join(b"<p%d@example.net>" % n for n in range(10_000)) + b"\n" + SHAPES["arf"],
-    "zip bomb": attached(newsletter()).replace(
-        b"--outer--",
-        b"--outer\nContent-Type: application/zip\nContent-Transfer-Encoding: base64\n\n" + zip_bomb() + b"\n--outer--",
+    "zip bomb": arf(newsletter()).replace(
+        b"--limit--",
+        b"--limit\nContent-Type: application/zip\nContent-Transfer-Encoding: base64\n\n" + zip_bomb() + b"\n--limit--",
     ),
     "one line": b"Feedback-Type: abuse " + b"civicrm+b.1.2." * 300_000,
     "signs": b"Subject: x\n\n" + b"=" * 2_000_000 + b"%" * 1_000_000 + b"&" * 500_000 + b"> " * 200_000,
@@ -322,14 +557,14 @@ def subprocess_run(argv: list[str], library: Path):
 @given(
     st.one_of(
         st.binary(max_size=2000),
-        st.tuples(st.sampled_from([*SHAPES, *QUIET]), st.integers(0, 4000), st.binary(max_size=8)),
+        st.tuples(st.sampled_from(sorted(ALL)), st.integers(0, 4000), st.binary(max_size=8)),
     )
 )
 def test_no_report_raises(conf, change):
     """Cut, changed or random: the examiner goes on."""
     if isinstance(change, tuple):
         name, place, bytes_ = change
-        whole = (SHAPES | QUIET)[name]
+        whole = ALL[name]
         change = whole[:place] + bytes_ + whole[place + len(bytes_) :] if place % 2 else whole[:place]
     report = feedback.examine(change, conf)
     complainants.resolve([report], conf)
@@ -371,6 +606,16 @@ def test_deliveries_are_counted_across_rotation_and_never_twice(tool, outbox, tm
     for _ in range(3):
         tool(SHAPES["arf"], options=("--metrics",))
     assert metrics(tmp_path)['mail_complaint_base_deliveries_total{provider="gmail",site="crm",job="7"}'] == 3
+
+
+def test_a_deferred_mail_is_no_delivery_whatever_the_reply_says(tool, outbox, tmp_path):
+    """The base of the rate: too large, and a bad mailing looks well (N7)."""
+    log = tmp_path / "mail.log"
+    said = "status=deferred (host mx[192.0.2.1] said: 450 4.2.0 dsn=2.0.0, status=sent (250 ok) (in reply to DATA))"
+    whole = delivery("4jW8WD6NjJzDSW1", verp(queue=7), "c@gmail.com", "c@x")
+    log.write_text(log.read_text() + whole.replace("status=sent (250 ok)", said))
+    tool(SHAPES["arf"], options=("--metrics",))
+    assert metrics(tmp_path)['mail_complaint_base_deliveries_total{provider="gmail",site="crm",job="7"}'] == 1
 
 
 def test_labels_stay_few(tool, outbox, tmp_path):

@@ -189,6 +189,19 @@ def test_metrics_name_each_daemon_and_one_that_is_away_has_no_days(module, pem, 
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
+def test_what_is_shown_as_json(module, pem, tmp_path, monkeypatch, capsys):
+    with daemon(pem("crm.test", 3)) as port:
+        (tmp_path / "config.json").write_text(
+            json.dumps({"shown": [{"server_name": "crm.test", "address": "127.0.0.1", "port": port}]})
+        )
+        monkeypatch.setattr(module, "CONFIG", tmp_path / "config.json")
+        assert module.main(["--json"]) == 1
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row.pop("days") == pytest.approx(3, abs=0.02)
+    assert row.pop("problem").startswith("not trusted")
+    assert row == {"name": "crm.test", "address": "127.0.0.1", "port": port, "trusted": False}
+
+
 @pytest.mark.parametrize("config", ["", "{}", '{"shown": [{"server_name": "x"}]}', '{"shown": [1]}'])
 def test_a_broken_configuration_is_one_line(module, tmp_path, monkeypatch, capsys, config):
     path = tmp_path / "config.json"

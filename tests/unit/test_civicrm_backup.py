@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from civicrm_tools import LAUNCHER
+from civicrm_tools.core import mariadb
 from civicrm_tools.core.mariadb import DumpInspector
 from civicrm_tools.host import backup as tool
 
@@ -171,6 +173,39 @@ def test_verify_finds_a_whole_snapshot_whole(lab, capsys):
     assert "is whole: crm (2 tables), staging_crm (1 tables)" in capsys.readouterr().out
 
 
+def test_a_row_longer_than_any_default_comes_back_and_the_limit_is_as_before(lab):
+    """A BLOB is twice as long in a dump: a snapshot that was verified could not be loaded."""
+    row = f"CREATE TABLE `a` (x);\nINSERT INTO `a` VALUES (0x{'ff' * (13 << 20)});"
+    (lab.server / "crm").write_text(row)
+    (lab.server / ".packet").write_text("67108864")
+    assert lab.run("run") == 0
+    (lab.server / "crm").unlink()
+    assert lab.run("restore", "--database", "crm") == 0
+    assert (lab.server / "crm").read_text() == row
+    assert (lab.server / ".packet").read_text() == "67108864"
+
+
+@pytest.mark.parametrize("broken", ["too long", "cut"])
+def test_verify_refuses_a_dump_that_cannot_be_loaded(lab, capsys, monkeypatch, broken):
+    """One of an older version: its checksum agrees."""
+    assert lab.run("run") == 0
+    (name,) = lab.snapshots()
+    manifest = json.loads((lab.remote / name / "manifest.json").read_text())
+    dump = lab.remote / name / "database-crm.sql.gz"
+    if broken == "too long":
+        monkeypatch.setattr(mariadb, "LONGEST", 1 << 20)
+        dump.write_bytes(gzip.compress(b"a;\n" + b"b" * (5 << 20) + b";\n-- Dump completed\n"))
+    else:
+        dump.write_bytes(gzip.compress(b"CREATE TABLE `a` (x);\n"))
+    (entry,) = (e for e in manifest["databases"] if e["name"] == "crm")
+    entry |= {"size": dump.stat().st_size, "sha256": hashlib.sha256(dump.read_bytes()).hexdigest()}
+    (lab.remote / name / "manifest.json").write_text(json.dumps(manifest))
+    assert lab.run("verify") == 1
+    words = {"too long": "one row takes a statement of 5 MB", "cut": "mariadb-dump ended before its last line"}
+    error = capsys.readouterr().err
+    assert f"database crm: {words[broken]}" in error and error.count("\n") == 1
+
+
 @pytest.mark.parametrize("fault", [{"FAKE_DUMP": "hang"}, {"FAKE_RSYNC": "hang"}], ids=["dumping", "sending"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_midway_leaves_no_snapshot_and_the_next_run_cleans_up(lab, fault, number):
@@ -279,6 +314,15 @@ def test_a_manifest_of_another_snapshot_does_not_count(lab, capsys):
     assert capsys.readouterr().out == "20200109T000000Z  INCOMPLETE\n"
 
 
+def test_snapshots_as_json(lab, capsys):
+    lab.older(1, complete=False)
+    lab.older(2)
+    assert lab.run("list", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["20200101T020000Z"] is None
+    assert found["20200102T020000Z"]["snapshot"] == "20200102T020000Z"
+
+
 @pytest.mark.parametrize("name", ["../../etc", "20200101T020000Z", ""])
 def test_only_a_complete_snapshot_can_be_named(lab, capsys, name):
     lab.older(1, complete=False)
@@ -339,7 +383,19 @@ def test_tables_are_counted_across_any_boundary():
         inspector = DumpInspector()
         for start in range(0, len(text), width):
             inspector(text[start : start + width])
-        assert (inspector.tables, inspector.complete) == (3, True)
+        assert inspector.tables == 3
+        inspector.judge()
+
+
+def test_the_longest_statement_is_found_across_any_boundary():
+    """In a piece as long as a statement or longer it is not measured, and no piece is as long as any limit."""
+    long = b"INSERT INTO `a` VALUES (0x" + b"ff" * 400 + b")"
+    text = b"CREATE TABLE `a` (x);\n" + long + b";\nDROP TABLE `b`;\n-- Dump completed\n"
+    for width in range(1, len(long)):
+        inspector = DumpInspector()
+        for start in range(0, len(text), width):
+            inspector(text[start : start + width])
+        assert len(long) <= inspector.longest <= len(long) + 2, width
 
 
 def test_the_same_dump_gives_the_same_file(lab):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import smtplib
+import socket
 from types import SimpleNamespace
 
 import pytest
@@ -39,7 +40,7 @@ def handed(monkeypatch):
 
     class Session:
         def __init__(self, *address, timeout, local_hostname="again"):
-            self.way = "listener" if address == tool.LISTENER else local_hostname
+            self.way, self.said = "listener" if address == tool.LISTENER else local_hostname, []
 
         def __enter__(self):
             return self
@@ -47,10 +48,18 @@ def handed(monkeypatch):
         def __exit__(self, *_):
             return None
 
-        def sendmail(self, sender, recipients, message, options):
-            found.append((self.way, sender, *recipients, message.decode()))
+        def ehlo(self):
+            return 250, b""
 
-    monkeypatch.setattr(tool.smtplib, "SMTP", Session)
+        def docmd(self, command, argument):
+            self.said.append(argument.partition("<")[2].partition(">")[0])
+            return 250, b""
+
+        def data(self, message):
+            found.append((self.way, *self.said, message.decode()))
+            return 250, b""
+
+    monkeypatch.setattr(tool, "Session", Session)
     monkeypatch.setattr(tool, "Again", Session)
     return found
 
@@ -147,7 +156,7 @@ def test_a_message_that_is_not_taken_stays_in_the_queue(monkeypatch, tmp_path, c
     configuration.write_text('{"hostname": "int.example.org", "users": {"2002": "s"}, "sites": {"s": "catch"}}')
     monkeypatch.setattr(tool, "CONFIGURATION", configuration)
     monkeypatch.setattr(tool.pwd, "getpwnam", lambda _: SimpleNamespace(pw_uid=104))
-    monkeypatch.setattr(tool.smtplib, "SMTP", refuse)
+    monkeypatch.setattr(tool, "Session", refuse)
     monkeypatch.setattr(tool.sys, "stdin", SimpleNamespace(buffer=io.BytesIO((pickup(2002) + REST).encode())))
     assert tool.main(["--", "receipt", "4jW", "a@b", "a@b", "-x@y"]) == tool.TEMPFAIL
     assert capsys.readouterr().err == "divert-submission: gone\n"
@@ -164,3 +173,65 @@ def test_no_mistake_in_the_program_or_its_call_bounces_mail(monkeypatch, tmp_pat
     monkeypatch.setattr(tool.pwd, "getpwnam", fail)
     assert tool.main(["--", "receipt", "4jW", "a@b", "a@b", ""]) == tool.TEMPFAIL
     assert [line.partition(": ")[0] for line in capsys.readouterr().err.splitlines()] == ["divert-submission"] * 2
+
+
+@pytest.mark.parametrize(
+    ("recipient", "sent"),
+    [
+        ("jörg@world.test", "jörg@world.test".encode()),
+        (b"j\xf6rg@world.test".decode(errors="surrogateescape"), b"j\xf6rg@world.test"),
+        ('"ada lovelace"@world.test', b'"ada lovelace"@world.test'),
+        ('"a,b<c>"@world.test', b'"a,b<c>"@world.test'),
+    ],
+)
+def test_an_address_is_handed_over_as_it_is(monkeypatch, recipient, sent):
+    """Whether it can be reached is Postfix' to say; smtplib alone dies of the one and changes the other."""
+    ours, theirs = socket.socketpair()
+    answers = (
+        b"220 x\r\n250 x\r\n", b"250 ok\r\n", b"250 ok\r\n", b"354 go on\r\n", b"250 queued\r\n", b"221 bye\r\n",
+    )  # fmt: skip
+    theirs.sendall(b"".join(answers))
+    monkeypatch.setattr(tool.Again, "_get_socket", lambda *_: ours)
+    tool.hand_over(tool.Again("localhost", local_hostname="receipt", timeout=5), "", recipient, b"Subject: x\n\n.\n")
+    got = theirs.recv(10_000)
+    assert b"MAIL FROM:<> BODY=8BITMIME\r\nRCPT TO:<" + sent + b">\r\ndata\r\nSubject: x\n\n..\n" in got
+
+
+def test_what_is_no_address_bounces_at_once_for_those_who_may_send(monkeypatch, capsys):
+    """It would be tried for five days. Staging's mail never bounces: its sender is somebody else's address."""
+
+    def refuse(*_):
+        raise smtplib.SMTPResponseException(501, b"5.1.3 Bad recipient address syntax")
+
+    monkeypatch.setattr(tool, "hand_over", refuse)
+    for way in ("Session", "Again"):
+        monkeypatch.setattr(tool, way, lambda *_, **__: None)
+    with pytest.raises(SystemExit) as ended:
+        divert(pickup(2001) + REST, "receipt")
+    assert ended.value.code == tool.UNAVAILABLE
+    assert capsys.readouterr().out == "5.1.3 Bad recipient address syntax\n"
+    with pytest.raises(smtplib.SMTPResponseException):
+        divert(pickup(2002) + REST)
+
+
+def test_an_address_in_another_encoding_is_handed_over_once(handed, monkeypatch, tmp_path):
+    """An error after the hand-over would have it handed over again and again."""
+    configuration = tmp_path / "diversion.json"
+    configuration.write_text('{"hostname": "int.example.org", "users": {"2001": "s"}, "sites": {"s": "deliver"}}')
+    monkeypatch.setattr(tool, "CONFIGURATION", configuration)
+    monkeypatch.setattr(tool.pwd, "getpwnam", lambda _: SimpleNamespace(pw_uid=104))
+    stdin = SimpleNamespace(buffer=io.BytesIO((pickup(2001) + REST).encode()))
+    monkeypatch.setattr(tool.sys, "stdin", stdin)
+    address = b"j\xf6rg@world.test".decode(errors="surrogateescape")
+    assert tool.main(["--", "receipt", "4jW", address, address, "a@b"]) == 0
+    assert [one[2] for one in handed] == [address]
+
+
+@pytest.mark.parametrize("refusal", [b"450 4.1.1 later\r\n", b"550 5.1.1 no\r\n"])
+def test_a_refused_recipient_is_not_taken_for_handed_over(monkeypatch, refusal):
+    ours, theirs = socket.socketpair()
+    theirs.sendall(b"220 x\r\n250 x\r\n250 ok\r\n" + refusal + b"221 bye\r\n")
+    monkeypatch.setattr(tool.Again, "_get_socket", lambda *_: ours)
+    with pytest.raises(smtplib.SMTPResponseException):
+        tool.hand_over(tool.Again("localhost", timeout=5), "a@b", "c@d", b"")
+    assert b"data" not in theirs.recv(10_000)

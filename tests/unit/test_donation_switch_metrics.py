@@ -37,6 +37,14 @@ def test_the_switch_turns_and_says_so(site, capsys):
     assert switch.main(["status"]) == 0
 
 
+def test_the_switches_as_json(site, capsys):
+    switch.main(["off", "donate-api"], site / "etc")
+    (site / "etc/other.json").write_text("{}")
+    capsys.readouterr()
+    assert switch.main(["status", "--json"], site / "etc") == 0
+    assert json.loads(capsys.readouterr().out) == {"donate-api": "off", "other": "on"}
+
+
 def test_the_switch_of_an_unknown_site_is_one_clear_line(site, capsys):
     """A slip of the finger must not look like a switch that was turned."""
     assert switch.main(["off", "donate"]) == 1

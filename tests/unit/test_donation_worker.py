@@ -226,11 +226,57 @@ def test_references_that_differ_in_case_only_are_not_the_same_payment(tmp_path, 
     assert json.loads(redis.lists[DEAD][0])["donation"]["payment_reference"] == "ch_abc"
 
 
-def test_an_address_that_civicrm_refuses_does_not_cost_the_donation(tmp_path, redis, worker):
-    redis.lists[QUEUE] = [job(contact={"country": "ZZ"})]
+ADDRESS = {"street_address": "1 Example Street", "city": "Exampleton"}
+
+
+@pytest.mark.parametrize("address", [{}, {"address": ADDRESS}], ids=["country alone", "address"])
+def test_a_country_that_civicrm_refuses_costs_neither_donation_nor_address(tmp_path, redis, worker, address):
+    """The whole address was dropped without a word."""
+    redis.lists[QUEUE] = [job(contact={"country": "ZZ"} | address)]
     worker()
     eventually(lambda: references(tmp_path) == ["donation:ch_1"] and idle(redis))
     assert redis.lists[DEAD] == []
+    kept = crm(tmp_path).get("Address", [])
+    assert [row["city"] for row in kept] == (["Exampleton"] if address else [])
+    assert redis.hashes[STATS]["addresses_refused"] == "1"
+    assert "id-1 has an address or a country that CiviCRM refused" in (tmp_path / "worker.log").read_text()
+
+
+@pytest.mark.parametrize("word", ["null", "NULL", "Null", "nUll"])
+def test_a_person_called_null_keeps_the_name(tmp_path, redis, worker, word):
+    """CiviCRM takes the word for no value, in any spelling but one."""
+    address = {"street_address": "1 Example Street", "city": word}
+    redis.lists[QUEUE] = [job(contact={"last_name": word, "address": address, "country": "DE"})]
+    worker()
+    eventually(lambda: references(tmp_path) == ["donation:ch_1"] and idle(redis))
+    (contact,), (kept,) = crm(tmp_path)["Contact"], crm(tmp_path)["Address"]
+    assert (contact["last_name"], kept["city"], kept["country_id"]) == ("Null", "Null", "DE")
+    assert "addresses_refused" not in redis.hashes[STATS]
+
+
+def test_one_name_is_a_contact_and_is_found_again(tmp_path, redis, worker):
+    mononym = {"first_name": "", "last_name": "Sukarno", "email": "s@example.org"}
+    redis.lists[QUEUE] = [job(2, contact=mononym), job(1, contact=mononym)]
+    worker()
+    eventually(lambda: len(references(tmp_path)) == 2 and idle(redis))
+    (contact,) = crm(tmp_path)["Contact"]
+    assert contact["last_name"] == "Sukarno" and "first_name" not in contact
+
+
+def test_an_international_domain_is_the_contact_that_has_it_in_letters(tmp_path, redis, worker):
+    """And one without the accent is somebody else's, though the database makes no difference."""
+    contacts = [
+        {"id": "1", "first_name": "Ada", "last_name": "Lovelace", "email": "ada@bucher.example"},
+        {"id": "2", "first_name": "Ada", "last_name": "Lovelace", "email": "ada@b\u00fccher.example"},
+    ]
+    (tmp_path / "civicrm.json").write_text(json.dumps({"Contact": contacts, "Contribution": [], "Campaign": []}))
+    redis.lists[QUEUE] = [
+        job(2, contact={"email": "j\u00f6rg@bucher.example"}),
+        job(1, contact={"email": "ada@xn--bcher-kva.example"}),
+    ]
+    worker()
+    eventually(lambda: len(references(tmp_path)) == 2 and idle(redis))
+    assert [row["contact_id"] for row in crm(tmp_path)["Contribution"]] == ["2", "3"]
 
 
 def test_test_sites_make_test_contributions(tmp_path, redis, worker):
@@ -342,7 +388,11 @@ def test_a_refused_donation_is_tried_again_then_kept_with_the_reason(tmp_path, r
     assert redis.lists[DEAD] == []
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"id": "x"}', '"x"', job(test="yes"), job(donation={"amount": 25})])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", '{"id": "x"}', '"x"', job(test="yes"), job(donation={"amount": 25}),
+     job(contact={"first_name": "", "last_name": ""})],
+)  # fmt: skip
 def test_what_is_no_job_is_put_aside(tmp_path, redis, worker, text):
     redis.lists[QUEUE] = [job(), text]
     worker()

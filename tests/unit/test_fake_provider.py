@@ -223,6 +223,15 @@ def test_no_auth_is_offered(tool, write):
     assert peer.host_name == "client"
 
 
+def test_an_old_provider_takes_seven_bits(tool, write):
+    """What Postfix then makes of a message is what the signature must bear."""
+    provider = started(tool, write())
+    provider.mood = tool.mood("old", "refusing")
+    offered = ["250-mx", "250-SIZE 1", "250-8BITMIME", "250-SMTPUTF8", "250-STARTTLS", "250 HELP"]
+    answer = asyncio.run(provider.handle_EHLO(None, session(), None, "client", offered))
+    assert answer == ["250-mx", "250-SIZE 1", "250-STARTTLS", "250-PIPELINING", "250 ENHANCEDSTATUSCODES"]
+
+
 def test_the_ledger_is_filtered_and_in_order_of_time(tool, write, tmp_path, capsys):
     refusing = started(tool, write())
     accepting = started(tool, write("accepting", domains=["accepting.test"], rules=[]))

@@ -72,6 +72,12 @@ def test_what_is_loaded_and_confirmed_is_not_loaded_again(host):
     assert host.kernel.timer == 0
 
 
+def test_the_state_as_json(host, capsys):
+    host.apply(host.rulesets / "new", 60)
+    assert host.main(["status", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"status": "pending"}
+
+
 def test_rules_changed_by_hand_are_brought_back(host):
     """The file alone does not tell what the kernel holds."""
     host.kernel.rules = OLD + "# and a door that somebody opened"
@@ -231,6 +237,16 @@ def test_refused_packets_are_counted_by_user(tools):
         'firewall_drops_total{direction="out",reason="unlisted",user="4242424"} 4',
         'firewall_drops_total{direction="out",reason="unlisted",user="root"} 3',
     ]
+
+
+def test_refused_packets_as_json(tools, monkeypatch, capsys):
+    counters = ("in_invalid", "in_unlisted", "out_invalid", "out_unlisted")
+    listing = json.dumps({"nftables": [{"counter": {"name": name, "packets": n}} for n, name in enumerate(counters)]})
+    monkeypatch.setattr(tools[1].subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, listing, ""))
+    assert tools[1].main(["--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found[1] == {"direction": "in", "reason": "unlisted", "user": "", "packets": 1}
+    assert [row["packets"] for row in found] == [0, 1, 2, 3]
 
 
 def test_the_exported_file_is_replaced_in_one_step_and_readable(tools, tmp_path, monkeypatch):

@@ -63,15 +63,22 @@ def test_a_word_is_no_queue_id():
     assert fields("Nov 20 08:33:45 int postfix/smtpd[7]: connect from x").get("queue_id") is None
 
 
-def test_a_reply_that_quotes_a_status_does_not_change_the_colour():
+@pytest.mark.parametrize(("status", "colour"), [("sent", None), ("deferred", "warning"), ("bounced", "error")])
+@pytest.mark.parametrize(
+    "quoted", ["status=bounced (ha)", "dsn=5.0.0, status=bounced (ha)", "dsn=2.0.0, status=sent (ok)"]
+)
+def test_a_reply_that_quotes_a_status_does_not_change_the_colour(status, colour, quoted):
     """Providers write what they like."""
     line = (
-        "Nov 20 08:33:45 int postfix/smtp[7]: 9A3F2C0B1D: to=<p@x.test>, relay=mx, dsn=2.0.0, "
-        "status=sent (250 ok, status=bounced (ha))"
+        "Nov 20 08:33:45 int postfix/smtp[7]: 9A3F2C0B1D: to=<p@x.test>, relay=mx, dsn=4.7.28, "
+        f"status={status} (host mx said: 4xx, {quoted} (in reply to DATA))"
     )
+    assert (fields(line)["status"], fields(line)["dsn"]) == (status, "4.7.28")
     for pattern in PATTERNS.values():
         if found := pattern.search(line):
-            assert not any(level.search(found["body"]) for level in LEVELS.values())
+            assert [name for name, level in LEVELS.items() if level.search(found["body"])] == (
+                [colour] if colour else []
+            )
 
 
 def test_other_programs_lines_in_the_mail_log_belong_to_it():

@@ -90,6 +90,7 @@ def odd() -> list[bytes]:
         dsn("a@gmail.com", to=verp("b", hash="x" * 15)),
         dsn("a@gmail.com", to=verp("b", domain="else.example")),
         dsn("a@gmail.com", to=verp("u")),
+        dsn("a@gmail.com", status="5.7.1", text="550 5.7.1 your host is blocked"),
         attached(dsn("a@gmail.com").decode()),
         newsletter().encode(),
         b"\0",

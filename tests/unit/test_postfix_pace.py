@@ -230,6 +230,42 @@ def test_what_is_not_about_this_providers_pace_changes_nothing(server, line):
     assert server.rate("gmail") == 5
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "421 4.7.0 Too many connections, slow down. OFR004_104 [104]",
+        "421 4.7.0 Try again later, closing connection.",
+        "421 IPTS04",
+        "421 4.16.50 later",
+        "421 too many concurrent SMTP connections",
+        "421 max message per connection reached",
+        "421 HCM1",
+        "421-4.7.0 unusual amount of unsolicited mail",
+        "451 4.7.1 suspicious due to the very low reputation of the sending IP",
+    ],
+)
+def test_what_asks_for_less_is_known_without_a_text_in_the_table(server, reply):
+    for second in range(3):
+        server.line(log_line(f"host mx.gmail.test[192.0.2.23] said: {reply} (in reply to RCPT TO command)"), second)
+    assert server.rate("gmail") == 2.5
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "450 4.2.1 The user you are trying to contact is receiving mail too quickly.",
+        "452 4.2.2 mailbox full",
+        "450 4.2.0 Greylisted, come back",
+        "451 4.3.0 temporary failure",
+        "451 4.7.1 DMARC check failed",
+    ],
+)
+def test_one_mailbox_or_a_trouble_of_theirs_is_no_complaint_about_our_pace(server, reply):
+    for second in range(10):
+        server.line(log_line(f"host mx.gmail.test[192.0.2.23] said: {reply} (in reply to RCPT TO command)"), second)
+    assert server.rate("gmail") == 5
+
+
 def test_a_provider_has_texts_of_its_own(server):
     for second in range(3):
         server.line(log_line("450 OFR_506 slow", provider="orange"), second)

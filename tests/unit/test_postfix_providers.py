@@ -222,7 +222,9 @@ def test_check_speaks_json(tool, tmp_path):
     assert entries[0]["pace_per_second"] == 2.5
 
 
-@pytest.mark.parametrize("text", ["", "nonsense", "a b.test", "x" * 300 + ".test", "a-.test", "\u00fc.test"])
+@pytest.mark.parametrize(
+    "text", ["", "nonsense", "a b.test", "x" * 300 + ".test", "a-.test", "\u2764.test", "a@\udcfc.test"]
+)
 def test_what_is_no_domain_is_said_so(tool, text):
     status, out, err = tool("check", text)
     assert (status, out) == (1, "")
@@ -254,6 +256,15 @@ def test_a_list_is_counted(tool, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("a@gmail.test\n  48 hosted.test\norange.test\n\nx@crm.test\n"))
     rows = json.loads(tool("time", "--json")[1])
     assert {row["provider"]: row["recipients"] for row in rows} == {"gmail": 49, "orange": 1}
+
+
+def test_a_list_of_any_addresses_is_counted(tool, tmp_path, monkeypatch):
+    """Quoted, not ASCII, in another encoding: one of them in a list of 100,000 must not cost the answer."""
+    known(tmp_path)
+    text = 'jörg@gmail.test\n   3 "ada lovelace"@orange.test\n"a@b"@gmail.test\n2 x@bücher.test\n'.encode()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text + b"j\xf6rg@gmail.test\n"), encoding="utf-8"))
+    rows = json.loads(tool("time", "--json")[1])
+    assert {row["provider"]: row["recipients"] for row in rows} == {"gmail": 3, "orange": 3, "default": 2}
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_a_list_is_oldest_first_with_what_the_operator_needs(mta, run, ids):
         ("domains", {"gmail.test": 1, "googlemail.test": 1, "orange.test": 1, "elsewhere.test": 1, "crm.test": 1}),
         ("providers", {"gmail": 2, "orange": 1, "default": 1, "lmtp": 1}),
         ("jobs", {"7": 2, "8": 1, "none": 2}),
-        ("reasons", {"421 slow down": 5}),
+        ("reasons", {"us/rate: 421 slow down": 5}),
     ],
 )
 def test_counts(mta, run, ids, what, counts):

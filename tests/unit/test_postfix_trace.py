@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from civicrm_tools.mail import addresses, trace
+from civicrm_tools.mail import addresses, search, trace
 from civicrm_tools.mail import log as maillog
 from civicrm_tools.mail.trace import main
 
@@ -130,6 +130,30 @@ def test_json_has_the_fields_of_each_line(log, run):
     assert line["text"].endswith("status=bounced (550 unknown)")
 
 
+# What was asked for, and how the log has it: smtp(8) writes a question mark for each byte that is not ASCII.
+FOREIGN = {
+    "jörg@gmail.test": "to=<j??rg@gmail.test>,",
+    "JÖRG@gmail.test": "to=<J??RG@gmail.test>,",
+    "ada@bücher.test": "to=<ada@xn--bcher-kva.test>, orig_to=<ada@b??cher.test>,",
+    '"ada lovelace"@gmail.test': 'to=<"ada lovelace"@gmail.test>,',
+    "j\udcf6rg@gmail.test": "to=<j?rg@gmail.test>,",
+}
+
+
+@pytest.mark.parametrize("key", FOREIGN)
+def test_an_address_that_is_not_ascii_or_quoted_is_found(log, run, key):
+    """Whatever the person's address: it is what the operator has in hand."""
+    with log.open("a") as file:
+        for number, logged in enumerate(FOREIGN.values()):
+            file.write(
+                f"2026-11-19T09:00:00.000000+00:00 int postfix/smtp[9]: 4jWDzz{number}zzzzLWzz: {logged} relay=x\n"
+            )
+    status, said, _ = run(main, key)
+    assert status == 0
+    assert FOREIGN[key] in said
+    assert ("lovelace" in said, "xn--" in said) == ("lovelace" in key, "bücher" in key), "and nobody else"
+
+
 def test_what_was_refused_before_it_had_a_queue_id_is_shown_too(log, run):
     """A person whose mail never came in has no queue ID at all."""
     refusal = "NOQUEUE: reject: RCPT from x[192.0.2.9]: 550 5.1.1 unknown; from=<p@x.test> to=<typo@crm.test>"
@@ -176,7 +200,7 @@ def test_lines_at_the_border_of_two_reads_are_whole(tmp_path, monkeypatch):
     logs = maillog.rotated(log)
     whole = [(g.queue_id, g.lines) for g in trace.trace(VERP, logs)]
     for size in (1, 7, 64, 151, 1000):
-        monkeypatch.setattr(trace, "CHUNK", size)
+        monkeypatch.setattr(search, "CHUNK", size)
         assert [(g.queue_id, g.lines) for g in trace.trace(VERP, logs)] == whole
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -11,12 +10,10 @@ import threading
 import time
 
 import pytest
-from loading import ROOT
 
-from civicrm_tools import LAUNCHER
 from civicrm_tools.core import command
 from civicrm_tools.mail import log as maillog
-from civicrm_tools.mail import mailing, mailing_state, postfix, queue, queue_sizes, trace, trickle
+from civicrm_tools.mail import mailing_state, postfix, trickle
 from civicrm_tools.mail.trickle import main
 
 ANGRY = "x@mx.angry.test"
@@ -444,37 +441,3 @@ def test_a_bar_is_for_a_terminal_only(mta, run, monkeypatch):
 )  # fmt: skip
 def test_durations_as_a_person_says_them(seconds, words):
     assert command.in_words(seconds) == words
-
-
-def test_every_command_starts_from_where_it_is_installed(tmp_path):
-    """A link finds the package beside what it leads to; --help needs neither root nor Postfix."""
-    for name in ("mailing", "postfix-queue", "postfix-queues-sizes", "postfix-trace", "postfix-trickle"):
-        (tmp_path / name).symlink_to(LAUNCHER)
-        done = subprocess.run(
-            [tmp_path / name, "--help"],
-            capture_output=True,
-            text=True,
-            env={"PATH": "/usr/bin:/bin"},
-        )
-        assert done.returncode == 0, done.stderr
-        assert "Exit status" in done.stdout
-
-
-@pytest.mark.parametrize(
-    "main",
-    [mailing.parser, queue.parser, queue_sizes.parser, trace.parser, trickle.parser],
-    ids=lambda p: p.__module__,
-)
-def test_every_option_stands_in_the_man_page(main):
-    """--help and man are the same command."""
-    made = main()
-    page = (ROOT / "roles/mail_tools/files/usr/local/share/man/man8" / f"{made.prog}.8").read_text()
-    parsers = [made]
-    for parser in parsers:
-        for action in parser._actions:
-            if isinstance(action.choices, dict):
-                parsers += action.choices.values()
-                assert all(name in page for name in action.choices)
-            for option in action.option_strings:
-                if option.startswith("--") and action.help != argparse.SUPPRESS and option != "--help":
-                    assert f"Fl {option[1:]}" in page, option

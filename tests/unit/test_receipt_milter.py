@@ -1,4 +1,4 @@
-"""What is bulk mail is told by all headers of a message, and each message starts anew."""
+"""What is bulk mail is told by all headers of a message, each starts anew, and the signer gets what it can sign."""
 
 from __future__ import annotations
 
@@ -46,20 +46,128 @@ def test_the_next_message_of_a_connection_starts_anew():
     assert ask(talk) == MARKED
 
 
-def test_a_whole_talk_over_a_socket():
-    """It asks for headers alone, may add one, and gives up on nonsense."""
+def talk_over_a_socket(packets: bytes, marks: bool = True) -> bytes:
+    """What the program answers, until it hangs up."""
 
     async def talk() -> bytes:
         ours, theirs = socket.socketpair()
+        await asyncio.get_running_loop().create_connection(lambda: tool.Connection(marks), sock=ours)
         reader, writer = await asyncio.open_connection(sock=theirs)
-        served = asyncio.create_task(tool.serve(*await asyncio.open_connection(sock=ours)))
-        writer.write(tool.packet(b"O", struct.pack("!III", 6, 0x1FF, 0x1FFFFF)))
-        writer.write(tool.packet(b"D", b"Li\0x\0") + tool.packet(b"L", b"Subject\0x\0") + tool.packet(b"E"))
-        writer.write(struct.pack("!I", 1 << 30))
+        # In two pieces, neither of which ends where a packet does.
+        writer.write(packets[:7])
+        await writer.drain()
+        await asyncio.sleep(0)
+        writer.write(packets[7:])
         got = await asyncio.wait_for(reader.read(), 5)
-        await served
         writer.close()
         return got
 
-    got = asyncio.run(talk())
-    assert got == tool.packet(b"O", struct.pack("!III", 6, 1, 0x3DF)) + MARKED
+    return asyncio.run(talk())
+
+
+def message(*headers: bytes, body: bytes = b"x\r\n") -> bytes:
+    asked = tool.packet(b"O", struct.pack("!III", 6, 0x1FF, 0x1FFFFF)) + tool.packet(b"D", b"Li\0x\0")
+    asked += b"".join(tool.packet(b"L", header + b"\0") for header in headers)
+    for start in range(0, len(body), 65535):
+        asked += tool.packet(b"B", body[start : start + 65535])
+    return asked + tool.packet(b"E") + tool.packet(b"Q")
+
+
+WELCOME = tool.packet(b"O", struct.pack("!III", 6, 0x13, 0x803CF))
+
+
+def test_a_whole_talk_over_a_socket():
+    """It asks for headers and body alone, may change both, and gives up on nonsense."""
+    assert talk_over_a_socket(message(b"Subject\0x")) == WELCOME + MARKED
+    assert talk_over_a_socket(message(b"Subject\0x") + struct.pack("!I", 1 << 30)) == WELCOME + MARKED
+    assert talk_over_a_socket(struct.pack("!I", 1 << 30)) == b""
+
+
+def test_by_smtp_nothing_is_a_receipt():
+    """The envelope tells there; and the diversion does not know a relay client, so that its mail would stay there."""
+    assert talk_over_a_socket(message(b"Subject\0x"), marks=False) == WELCOME + PASSED
+
+
+def test_a_body_that_the_signer_could_not_answer_for_is_replaced():
+    """Header and body, in pieces that Postfix takes."""
+    got = talk_over_a_socket(message(b"Precedence\0bulk", b"Content-Type\0text/html", body=b"a" * 200_000 + b"\r\n"))
+    changed = tool.packet(b"h", b"Content-Transfer-Encoding\0quoted-printable\0") + tool.packet(
+        b"h", b"MIME-Version\x001.0\0"
+    )
+    assert got.startswith(WELCOME + changed)
+    body, place = b"", len(WELCOME + changed)
+    while got[place + 4 : place + 5] == b"b":
+        (length,) = struct.unpack_from("!I", got, place)
+        assert length <= 65536
+        body += got[place + 5 : place + 4 + length]
+        place += 4 + length
+    assert got[place:] == PASSED
+    assert body.replace(b"=\r\n", b"") == b"a" * 200_000 + b"\r\n"
+
+
+def test_nobody_else_sets_the_mark(monkeypatch):
+    """A header that has it is not handed back to Postfix, which would divert the message."""
+    long = b"X-Mail-Class\0receipt " + b"x" * 2000
+    assert talk_over_a_socket(message(b"Precedence\0bulk", long)) == WELCOME + PASSED
+
+
+def test_a_message_that_cannot_be_read_passes(monkeypatch, capsys):
+    """Mail that never leaves is worse than a signature that may break."""
+
+    def fail(*_):
+        raise RecursionError("too deep")
+
+    monkeypatch.setattr(tool.seven_bit, "edits", fail)
+    assert talk_over_a_socket(message(b"Subject\0x")) == WELCOME + MARKED
+    assert capsys.readouterr().err == "receipt-milter: passed as it is: RecursionError: too deep\n"
+
+
+@pytest.mark.parametrize(
+    ("key", "answer"),
+    [
+        ("ada@bücher.example".encode(), b"OK ada@xn--bcher-kva.example"),
+        ("ada@Straße.EXAMPLE".encode(), b"OK ada@xn--strae-oqa.EXAMPLE"),
+        ("ada@i❤.example".encode(), b"NOTFOUND "),
+        (b"ada@b\xfccher.example", b"NOTFOUND "),
+        (b"ada@example.net", b"NOTFOUND "),
+        (
+            "RCPT TO:<jörg@bücher.example> NOTIFY=NEVER".encode(),
+            "OK RCPT TO:<jörg@xn--bcher-kva.example> NOTIFY=NEVER".encode(),
+        ),
+        ('"a@bücher.example"@straße.example'.encode(), 'OK "a@bücher.example"@xn--strae-oqa.example'.encode()),
+    ],
+)
+def test_postfix_is_told_the_ascii_form_of_a_domain(key, answer):
+    """IDNA 2008: ß is a letter of its own. Without a form the address stays, and is refused (unreachable.pcre)."""
+    assert asyncio.run(tool.domain_in_ascii("idn", key)) == answer
+
+
+@pytest.mark.parametrize("number", [3, 1])
+def test_each_socket_has_its_own_task(monkeypatch, tmp_path, number):
+    """In the order of receipt-milter.socket. One that an older playbook wrote has the first alone."""
+    paths = [tmp_path / str(place) for place in range(number)]
+
+    async def ask(path, request: bytes, length: int) -> bytes:
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(request)
+        got = await asyncio.wait_for(reader.readexactly(length), 5)
+        writer.close()
+        return got
+
+    async def talk() -> None:
+        sockets = [socket.socket(socket.AF_UNIX) for _ in paths]
+        for one, path in zip(sockets, paths, strict=True):
+            one.bind(str(path))
+        monkeypatch.setattr(tool.systemd, "all_listening", lambda _: sockets)
+        running = asyncio.create_task(tool.run())
+        await asyncio.sleep(0)
+        asked = message(b"Subject\0x")
+        for path, answer in zip(paths, (WELCOME + MARKED, WELCOME + PASSED), strict=False):
+            assert await ask(path, asked, len(answer)) == answer
+        if number == 3:
+            key = "idn ada@bücher.example".encode()
+            answer = b"28:OK ada@xn--bcher-kva.example,"
+            assert await ask(paths[2], b"%d:%s," % (len(key), key), len(answer)) == answer
+        running.cancel()
+
+    asyncio.run(talk())

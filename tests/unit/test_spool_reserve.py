@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import types
 from subprocess import CompletedProcess
@@ -72,6 +73,16 @@ def test_a_file_system_without_an_inode_limit_is_not_full_of_inodes(host, capsys
     out = capsys.readouterr().out
     assert "postfix_spool_full 0" in out
     assert "postfix_spool_free_inodes{" not in out
+
+
+def test_what_is_free_as_json_changes_nothing(host, tmp_path, capsys):
+    assert tool.main(["--bytes", "1001", "--inodes", "100", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "full": True,
+        "reserve": {"bytes": 1001, "inodes": 100},
+        "instances": [{"instance": "postfix", "free_bytes": 1000, "free_inodes": 500}],
+    }
+    assert not (tmp_path / "state").exists()
 
 
 def test_a_negative_reserve_is_refused(host, capsys):

@@ -7,28 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from loading import TOOLS
 
 from civicrm_tools import LAUNCHER, __version__
-from civicrm_tools.__main__ import COMMANDS, digest, main
+from civicrm_tools.__main__ import COMMANDS, digest
 
 
 def launch(*arguments, by=LAUNCHER):
     done = subprocess.run([by, *arguments], capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"})
     return done.returncode, done.stdout, done.stderr
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_help(name, capsys):
-    """Under its own name, as by a link, and with an exit status of 0."""
-    try:
-        status = main([name, "--help"])
-    except SystemExit as ended:
-        status = ended.code
-    assert status == 0
-    said = capsys.readouterr()
-    assert said.out.strip() and not said.err
 
 
 def test_a_link_runs_the_command_of_its_name(tmp_path):

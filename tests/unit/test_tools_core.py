@@ -479,3 +479,21 @@ def test_a_tolerated_status_is_a_warning_and_another_an_error(tmp_path):
         streams.compress(command, tmp_path / "b")
     with pytest.raises(ProgramFailed, match=r"^false ended with 1: no message$"):
         streams.feed(tmp_path / "a", ["false"])
+
+
+# Large libraries
+
+
+def test_a_lazy_module_runs_when_it_is_first_used():
+    """Of the library's own modules none is there before; one that is missing is told at once."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from civicrm_tools.core.lazy import lazy\n"
+        "asyncio = lazy('asyncio')\n"
+        "print('asyncio.events' in sys.modules)\n"
+        "print(asyncio.run(asyncio.sleep(0, 'done')), 'asyncio.events' in sys.modules, lazy('asyncio') is asyncio)\n"
+        "try: lazy('no_such_library')\n"
+        "except ModuleNotFoundError as error: print(error)"
+    )
+    said = subprocess.check_output([sys.executable, "-IS", "-c", code, str(TOOLS)], text=True)
+    assert said == "False\ndone True True\nNo module named 'no_such_library'\n"

@@ -1,8 +1,11 @@
 """Run a command by its name, or list all of them.
 
-civicrm-tools                    the commands, a line each
-civicrm-tools NAME [ARGUMENT...] run one, also where it has no link
-civicrm-tools --version          the version, and a digest of the code; each command has it
+  civicrm-tools                     the commands, a line each
+  civicrm-tools NAME [ARGUMENT...]  run one, also where it has no link
+  civicrm-tools --version           the version, and a digest of the code; each command has it
+  civicrm-tools --manuals FOLDER    write a man page for each command, and remove those of former commands
+
+Each command is also a link by its own name.
 """
 
 from __future__ import annotations
@@ -87,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = name.rpartition("/")[2]
     if name not in COMMANDS:
         name = NAME
-        if arguments and arguments[0] not in ("-h", "--help", "--version"):
+        if arguments and arguments[0] not in ("-h", "--help", "--version", "--manuals"):
             name, *arguments = arguments
             sys.argv = [name, *arguments]  # argparse names the command by it
     if name not in (NAME, *COMMANDS):
@@ -97,6 +100,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{name} {__version__} ({digest()})")
     elif name in COMMANDS:
         return int(importlib.import_module(f"civicrm_tools.{COMMANDS[name]}").main(arguments))
+    elif len(arguments) == 2 and arguments[0] == "--manuals":
+        from civicrm_tools import manuals
+
+        manuals.write_all(Path(arguments[1]))
     else:
         print(__doc__ if arguments else listing())
     return 0

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+import unicodedata
 from pathlib import Path
 
 DIRECTORY = Path(sys.argv[1])
@@ -41,9 +42,11 @@ def answer(entity: str, action: str, params: dict) -> dict:
             rows = data["Contribution"]
             return {"values": [r for r in rows if r["trxn_id"].lower() == wanted and r["is_test"] == test]}
         if (entity, action) == ("Email", "get"):
-            rows = [c for c in data["Contact"] if c["email"].lower() == params["email"].lower()]
-            names = ("first_name", "last_name")
-            return {"values": [{"contact_id": c["id"], **{f"contact_id.{n}": c[n] for n in names}} for c in rows]}
+            wanted = [plain(address) for address in params["email"]["IN"]]
+            rows = [c for c in data["Contact"] if plain(c["email"]) in wanted]
+            names = {f"contact_id.{n}": n for n in ("first_name", "last_name")}
+            columns = {"contact_id": "id", "email": "email", **names}
+            return {"values": [{name: c[key] for name, key in columns.items() if key in c} for c in rows]}
         if (entity, action) == ("Campaign", "get"):
             return {"values": [c for c in data["Campaign"] if params.get("name", c["name"]) == c["name"]]}
         if entity == "Campaign":
@@ -55,8 +58,16 @@ def answer(entity: str, action: str, params: dict) -> dict:
             store(data)
             return {"values": [row]}
         if entity == "Address":
-            return {"values": []} if action == "get" else {"error": "'ZZ' is not a valid option for field country_id"}
+            if action == "get":
+                return {"values": []}
+            if params.get("country_id") == "ZZ":
+                return {"error": "'ZZ' is not a valid option for field country_id"}
         return create(data, entity, params)
+
+
+def plain(text: str) -> str:
+    """As the database compares: neither case nor accents count."""
+    return "".join(c for c in unicodedata.normalize("NFD", text.lower()) if not unicodedata.combining(c))
 
 
 def create(data: dict, entity: str, params: dict) -> dict:
@@ -71,7 +82,9 @@ def create(data: dict, entity: str, params: dict) -> dict:
             os._exit(1)
         if any(r["trxn_id"].lower() == params["trxn_id"].lower() for r in data["Contribution"]):
             return {"error": "Duplicate error - existing contribution record(s) have a matching Transaction ID"}
-    row = {"id": str(len(data[entity]) + 1)} | {key: str(value) for key, value in params.items()}
+    # As CiviCRM's database layer: the word is no value, but in this one spelling.
+    given = {key: str(value) for key, value in params.items() if str(value) == "Null" or str(value).lower() != "null"}
+    row = {"id": str(len(data.setdefault(entity, [])) + 1)} | given
     data[entity].append(row)
     store(data)
     if entity == "Contribution" and fault("die") == "after":

@@ -58,7 +58,6 @@ def run(
     also: exceptions of a library that the operator may meet, such as sqlite3.Error. failed: the exit status of a
     failure that has none of its own.
     """
-    known: tuple[type[Exception], ...] = (OSError, *also)
     try:
         return body(argv)
     except Failure as failure:
@@ -70,7 +69,9 @@ def run(
         # The reader, such as head, has seen enough. Nothing may be flushed into the closed pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
-    except known as error:
+    except OSError as error:
+        return complain(name, str(error), failed)
+    except also as error:
         return complain(name, str(error), failed)
     except KeyboardInterrupt:
         return complain(name, "interrupted", INTERRUPTED)
@@ -83,7 +84,8 @@ def complain(name: str, message: str, status: int) -> int:
 
 def tell(name: str, message: str) -> None:
     """Say a line on stderr, in the command's name."""
-    print(f"{name}: {message}", file=sys.stderr, flush=True)
+    # An argument may hold bytes that are no text.
+    print(f"{name}: {message}".encode(errors="backslashreplace").decode(), file=sys.stderr, flush=True)
 
 
 def end_by_signals(name: str) -> None:

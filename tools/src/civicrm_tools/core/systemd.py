@@ -34,6 +34,12 @@ def notify(state: str) -> None:
 
 def listening(unit: str) -> socket.socket:
     """Return the one socket that a unit, such as postfix-pace.socket, hands over. Raises Failure without one."""
-    if os.environ.get("LISTEN_FDS") != "1":
+    return all_listening(unit)[0]
+
+
+def all_listening(unit: str) -> list[socket.socket]:
+    """Return all sockets that a unit hands over, in its order. Raises Failure without one."""
+    number = os.environ.get("LISTEN_FDS", "")
+    if not number.isdigit() or number == "0":
         raise Failure(f"no socket from systemd: start {unit}")
-    return socket.socket(fileno=FIRST)
+    return [socket.socket(fileno=FIRST + place) for place in range(int(number))]

@@ -11,7 +11,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from civicrm_tools.core.command import Failure
 from civicrm_tools.core.run import as_user, start
@@ -138,20 +138,27 @@ def first_error(errors: IO[bytes]) -> str:
     return f": {lines[0][:200]}" if lines else ""
 
 
-def record(api: Api, job: Record, prefix: str, test: bool, fields: Record) -> tuple[str, bool]:
+class Recorded(NamedTuple):
+    """What became of a donation: "created" or "duplicates", and what of it CiviCRM did not know."""
+
+    result: str
+    campaign_known: bool = True
+    address_kept: bool = True
+
+
+def record(api: Api, job: Record, prefix: str, test: bool, fields: Record) -> Recorded:
     """Record a job's donation unless CiviCRM has its transaction already.
 
-    prefix: put before the payment's reference. fields: what every contribution gets. Returns "created" or "duplicates",
-    and whether CiviCRM knows the campaign.
+    prefix: put before the payment's reference. fields: what every contribution gets.
     Raises ApiGone, ApiRefused and Conflict; whatever happened before, the same call may follow.
     """
     donation = job["donation"]
     trxn_id = prefix + donation["payment_reference"]
     if find(api, trxn_id, donation, test):
-        return "duplicates", True
+        return Recorded("duplicates")
     try:
         contact = find_contact(api, donation["contact"]) or create_contact(api, donation["contact"])
-        add_address(api, contact, donation["contact"])
+        address_kept = add_address(api, contact, donation["contact"])
         campaign = api.campaign(donation["campaign"])
         api.call(
             "Contribution",
@@ -171,9 +178,9 @@ def record(api: Api, job: Record, prefix: str, test: bool, fields: Record) -> tu
     except (ApiRefused, ApiGone) as error:
         # Whose fault was it? If CiviCRM can still be asked, the job's, or it was recorded nevertheless.
         if find(api, trxn_id, donation, test):
-            return "duplicates", True
+            return Recorded("duplicates")
         raise ApiRefused(str(error)) from error
-    return "created", campaign is not None
+    return Recorded("created", campaign is not None, address_kept)
 
 
 def find(api: Api, trxn_id: str, donation: Record, test: bool) -> bool:
@@ -198,32 +205,60 @@ def find_contact(api: Api, person: Record) -> str | None:
     found = api.call(
         "Email",
         "get",
-        email=person["email"],
+        email={"IN": spellings(person["email"])},
         **{
             "contact_id.contact_type": "Individual",
             "contact_id.is_deleted": 0,
-            "return": ["contact_id", "contact_id.first_name", "contact_id.last_name"],
+            "return": ["email", "contact_id", "contact_id.first_name", "contact_id.last_name"],
             "options": {"limit": 100, "sort": "contact_id"},
         },
     )
+    # To the database an accent makes no difference; to a mail server it does.
+    wanted = [address.casefold() for address in spellings(person["email"])]
+    found = [row for row in found if row["email"].casefold() in wanted]
     name = [person["first_name"].casefold(), person["last_name"].casefold()]
     for row in found:
-        if [str(row.get(f"contact_id.{n}", "")).casefold() for n in ("first_name", "last_name")] == name:
+        if [str(row.get(f"contact_id.{n}") or "").casefold() for n in ("first_name", "last_name")] == name:
             return str(row["contact_id"])
     return str(found[0]["contact_id"]) if found else None
 
 
+def spellings(email: str) -> list[str]:
+    """Return an address as the API took it and, of an international domain, as people write it (RFC 3492)."""
+    local, _, domain = email.rpartition("@")
+    try:
+        labels = [
+            label[4:].encode().decode("punycode") if label.startswith("xn--") else label for label in domain.split(".")
+        ]
+    except UnicodeError:
+        return [email]
+    return list(dict.fromkeys([email, f"{local}@{'.'.join(labels)}"]))
+
+
 def create_contact(api: Api, person: Record) -> str:
-    names = {name: person[name] for name in ("first_name", "last_name", "email")}
-    return str(api.call("Contact", "create", contact_type="Individual", **names)[0]["id"])
+    names = {name: kept(person[name]) for name in ("first_name", "last_name") if person[name]}
+    made = api.call("Contact", "create", contact_type="Individual", email=person["email"], **names)
+    return str(made[0]["id"])
 
 
-def add_address(api: Api, contact: str, person: Record) -> None:
-    """Add the address to a contact that has none; one in CiviCRM is never changed, one that it refuses is left out."""
-    address = dict(person.get("address", {}))
-    if "country" in person:
-        address["country_id"] = person["country"]
-    if address and not api.call("Address", "get", contact_id=contact, **{"return": ["id"]}):
-        # A country that CiviCRM does not know must not cost a donation.
+def add_address(api: Api, contact: str, person: Record) -> bool:
+    """Add the address to a contact that has none, and return whether all of it was kept.
+
+    One in CiviCRM is never changed. A country that CiviCRM does not know costs neither the donation nor the address.
+    """
+    address = {name: kept(text) for name, text in person.get("address", {}).items()}
+    country = {"country_id": person["country"]} if "country" in person else {}
+    whole = address | country
+    if not whole or api.call("Address", "get", contact_id=contact, **{"return": ["id"]}):
+        return True
+    attempts = (whole, address) if address and country else (whole,)
+    for given in attempts:
         with contextlib.suppress(ApiRefused):
-            api.call("Address", "create", contact_id=contact, location_type_id="Home", **address)
+            api.call("Address", "create", contact_id=contact, location_type_id="Home", **given)
+            return given == whole
+    return False
+
+
+def kept(text: str) -> str:
+    """Return a donor's word as CiviCRM keeps it: "null" in any other case it takes for no value (CRM-15522)."""
+    return "Null" if text.lower() == "null" else text

@@ -114,6 +114,7 @@ COUNTERS = (
     "buried",
     "campaigns_mismatch",
     "campaigns_unknown",
+    "addresses_refused",
     "last_success",
 )
 

@@ -6,6 +6,7 @@ switch outlives restarts and Ansible's runs.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +26,7 @@ def body(argv: Sequence[str] | None) -> int:
     parser = command.Parser(prog=NAME, description=__doc__)
     parser.add_argument("position", choices=["off", "on", "status"])
     parser.add_argument("site", nargs="?", help="left out with status: all sites")
+    parser.add_argument("--json", action="store_true", help="as JSON: {site: on or off}")
     options = parser.parse_args(argv)
     known = sorted(path.stem for path in DIRECTORY.glob("*.json"))
     if options.site is None and options.position != "status":
@@ -35,8 +37,12 @@ def body(argv: Sequence[str] | None) -> int:
         switch(DIRECTORY, options.site).touch(mode=0o644)
     elif options.position == "on":
         switch(DIRECTORY, options.site).unlink(missing_ok=True)
-    for site in [options.site] if options.site else known:
-        print(f"{site} {'off' if switch(DIRECTORY, site).exists() else 'on'}")
+    shown = [options.site] if options.site else known
+    states = {site: "off" if switch(DIRECTORY, site).exists() else "on" for site in shown}
+    if options.json:
+        print(json.dumps(states))
+    for site, state in {} if options.json else states.items():
+        print(site, state)
     return DONE
 
 

@@ -103,15 +103,22 @@ class Worker:
         test = config.test or job["test"]
         if self.api.calls > config.api_max_calls:
             self.api.close()
-        result, campaign_known = record(self.api, job, config.trxn_prefix, test, fields)
+        done = record(self.api, job, config.trxn_prefix, test, fields)
         same = job["campaigns_version"] == config.campaigns_version
         if not same:
             log(f"{job['id']} came with another list of campaigns ({job['campaigns_version']}) than this host's")
-        if not campaign_known:
+        if not done.campaign_known:
             log(f"{job['id']} is for a campaign that CiviCRM does not know")
-        counts = {result: 1, "campaigns_mismatch": int(not same), "campaigns_unknown": int(not campaign_known)}
+        if not done.address_kept:
+            log(f"{job['id']} has an address or a country that CiviCRM refused: its contact lacks it")
+        counts = {
+            done.result: 1,
+            "campaigns_mismatch": int(not same),
+            "campaigns_unknown": int(not done.campaign_known),
+            "addresses_refused": int(not done.address_kept),
+        }
         queue.finish(text, place, **counts)
-        log(f"{job['id']} {'recorded' if result == 'created' else 'was recorded already'}")
+        log(f"{job['id']} {'recorded' if done.result == 'created' else 'was recorded already'}")
 
     def _refuse(self, queue: Queue, job: dict[str, Any], text: str, place: str, reason: str) -> None:
         config, tries = self.config, job.get("tries", 0) + 1
@@ -148,7 +155,8 @@ def parse(text: str) -> dict[str, Any] | None:
         donation, contact = job["donation"], job["donation"]["contact"]
         texts = [job[name] for name in ("id", "site", "campaigns_version")]
         texts += [donation[name] for name in ("amount", "currency", "campaign", "payment_reference")]
-        texts += [contact[name] for name in ("first_name", "last_name", "email")]
+        names = [contact[name] for name in ("first_name", "last_name")]
+        texts += [contact["email"], "".join(names)]  # one name is a name
         numbers = [job["received_at"], job.get("tries", 0)]
         good = all(isinstance(t, str) and t for t in texts) and all(type(n) is int for n in numbers)
         return job if good and isinstance(job["test"], bool) else None

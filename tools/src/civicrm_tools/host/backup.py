@@ -8,6 +8,7 @@ directory without one is not a snapshot. The account on the backup host only nee
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -145,9 +146,12 @@ def prune(config: Config, remote: Remote, existing: dict[str, dict[str, Any] | N
             print(f"snapshot {name} removed{'' if name in complete else ': it was never complete'}")
 
 
-def show(config: Config) -> None:
+def show(config: Config, as_json: bool) -> None:
     with exclusive(config) as scratch:
-        for name, manifest in Remote(config, scratch).snapshots().items():
+        found = Remote(config, scratch).snapshots()
+        if as_json:
+            print(json.dumps(found, indent=2))
+        for name, manifest in {} if as_json else found.items():
             if manifest is None:
                 print(f"{name}  INCOMPLETE")
             else:
@@ -159,7 +163,11 @@ def verify(config: Config, snapshot: str) -> None:
     with exclusive(config) as scratch:
         remote = Remote(config, scratch)
         name, manifest = snapshots.choose(remote.snapshots(), snapshot)
-        check_files(remote.fetch(name, (e["file"] for e in entries(manifest))), entries(manifest))
+        local = remote.fetch(name, (e["file"] for e in entries(manifest)))
+        check_files(local, entries(manifest))
+        for entry in manifest["databases"]:
+            with about(f"database {entry['name']}"):
+                mariadb.check(local / entry["file"])
         print(f"snapshot {name} is whole: {describe(manifest)}")
 
 
@@ -209,8 +217,9 @@ def parser() -> argparse.ArgumentParser:
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
     now = commands.add_parser("run", help="make a snapshot now and remove old ones")
     now.add_argument("--allow-empty", action="store_true", help="even if a database is empty that was not before")
-    commands.add_parser("list", help="show the snapshots on the backup host")
-    check = commands.add_parser("verify", help="fetch a snapshot and compare it with its checksums")
+    listing = commands.add_parser("list", help="show the snapshots on the backup host")
+    listing.add_argument("--json", action="store_true", help="as JSON: {snapshot: its manifest, null if incomplete}")
+    check = commands.add_parser("verify", help="fetch a snapshot, compare it with its checksums and read its dumps")
     back = commands.add_parser(
         "restore",
         help="replace databases and unpack directories from a snapshot",
@@ -232,7 +241,7 @@ def body(argv: Sequence[str] | None) -> int:
     if options.command == "run":
         run(config, options.allow_empty)
     elif options.command == "list":
-        show(config)
+        show(config, options.json)
     elif options.command == "verify":
         verify(config, options.snapshot)
     else:

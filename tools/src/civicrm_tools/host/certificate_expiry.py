@@ -7,8 +7,8 @@ Exit status: 0 all are shown, trusted and run for 14 days; 1 one is not; 2 it co
 
 from __future__ import annotations
 
-import concurrent.futures
 import datetime
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,6 +80,14 @@ def ask(endpoint: Endpoint, now: datetime.datetime) -> Shown:
     return Shown(days, trusted, problem or ("" if days >= ENOUGH_DAYS else f"less than {ENOUGH_DAYS} days"))
 
 
+def ask_all(endpoints: list[Endpoint], now: datetime.datetime) -> dict[Endpoint, Shown]:
+    """Return what all endpoints show, some of them asked at once."""
+    from concurrent.futures import ThreadPoolExecutor  # half of the command's memory, which --help does without
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return dict(zip(endpoints, pool.map(lambda endpoint: ask(endpoint, now), endpoints), strict=True))
+
+
 def reason(stderr: str) -> str:
     """Return openssl's own word in one line: that of the system (Connection refused) comes first."""
     found = re.search(r"(?:connect:errno=\d+|:system library:[^:]*:([^:\n]+))", stderr)
@@ -103,17 +111,29 @@ def families(found: dict[Endpoint, Shown], timestamp: float) -> list[Family]:
     ]
 
 
+def as_json(found: dict[Endpoint, Shown]) -> str:
+    """Return [{name, address, port, days, trusted, problem}]; days to two places, null where nothing was shown."""
+    rows = [
+        {"name": e.server_name, "address": e.address, "port": e.port,
+         "days": None if shown.days is None else round(shown.days, 2),
+         "trusted": shown.trusted, "problem": shown.problem}
+        for e, shown in found.items()
+    ]  # fmt: skip
+    return json.dumps(rows, indent=2)
+
+
 def body(argv: Sequence[str] | None) -> int:
     parser = command.Parser(prog=NAME, description=__doc__)
     parser.add_argument("--output", type=Path, metavar="FILE", help="write metrics to FILE instead of printing a table")
+    parser.add_argument("--json", action="store_true", help="as JSON: [{name, address, port, days, trusted, problem}]")
     options = parser.parse_args(argv)
     now = datetime.datetime.now(datetime.UTC)
-    endpoints = load(CONFIG)
-    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-        found = dict(zip(endpoints, pool.map(lambda endpoint: ask(endpoint, now), endpoints), strict=True))
+    found = ask_all(load(CONFIG), now)
     if options.output:
         metrics.write(options.output, families(found, now.timestamp()))
-    for endpoint, shown in found.items():
+    if options.json:
+        print(as_json(found))
+    for endpoint, shown in {} if options.json else found.items():
         days = "no certificate" if shown.days is None else f"{shown.days:.0f} days left"
         if shown.problem or not options.output:
             print(f"{endpoint.server_name}:{endpoint.port}: {days}{f': {shown.problem}' if shown.problem else ''}")

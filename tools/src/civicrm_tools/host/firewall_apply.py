@@ -225,8 +225,10 @@ def parser() -> argparse.ArgumentParser:
     applying.add_argument(
         "--missing-users", choices=("refuse", "skip"), default="refuse", help="users whom the host lacks"
     )
-    for name in ("confirm", "rollback", "record", "status"):
+    for name in ("confirm", "rollback", "record"):
         commands.add_parser(name)
+    asking = commands.add_parser("status", help="print confirmed, pending or changed")
+    asking.add_argument("--json", action="store_true", help='as JSON: {"status": the word}')
     return made
 
 
@@ -237,7 +239,7 @@ def act(options: argparse.Namespace) -> str:
     if options.command == "confirm":
         return confirm()
     if options.command == "status":
-        return status()
+        return json.dumps({"status": status()}) if options.json else status()
     # By hand too; the service that the timer started is not stopped by it.
     disarm()
     if options.command == "rollback":

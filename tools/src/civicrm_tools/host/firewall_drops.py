@@ -64,9 +64,12 @@ def family(found: dict[tuple[str, str, str], int]) -> Family:
 def body(argv: Sequence[str] | None) -> int:
     parser = command.Parser(prog=NAME, description=__doc__)
     parser.add_argument("--output", type=Path, metavar="FILE", help="write FILE instead of printing")
+    parser.add_argument("--json", action="store_true", help="print JSON: [{direction, reason, user, packets}]")
     options = parser.parse_args(argv)
     found = family(drops(json.loads(nft("-j", "list", "table", *TABLE.split()))))
-    if options.output is None:
+    if options.json:
+        print(json.dumps([{**labels, "packets": packets} for labels, packets in found.samples], indent=2))
+    elif options.output is None:
         print(exposition([found]), end="")
     else:
         metrics.write(options.output, [found])

@@ -6,6 +6,9 @@ What the others build on:
                     their verbs are bounce, unsubscribe, opt out and so on
 `postfix`           Postfix' own commands and queue directories
 `log`               its log: one pattern for a line, rotation, how to follow it
+`search`            lines among millions of them, as bytes
+`international`     domains that are not ASCII: A-labels (IDNA 2008: RFC 5890)
+`socketmap`         answer Postfix' look-ups (socketmap_table(5))
 `selection`         which messages of the queue an operator means
 
 Operators' commands on the queue:
@@ -34,25 +37,39 @@ Bounces, the way back into the application:
 `maildir`           folders of a mailbox, in which Dovecot works as well
 `mime`              bounded reading of mail that strangers wrote (RFC 2045)
 `journal`           what a command must not forget
-`delivery_report`   whose delivery failed, where and why: DSN (RFC 3464), enhanced status codes (RFC 3463)
-`refusals`          refusals of us against dead addresses: X.7.X against X.1.X and X.2.X (RFC 3463, 3.8, 3.2 and 3.3)
-`breaker`           bounce-breaker: a storm of refusals goes to quarantine and pauses its provider's mailing
+`parts`             the parts of a mail in its bytes, for reports by the thousand
+`verdict`           what a refusal is about: the address, us, their server, the network (RFC 3463, 3)
+`verdict_codes`     its facts: codes (RFC 3463; IANA's registry)
+`verdict_address`   its facts: words about an address
+`verdict_us`        its facts: words about us
+`delivery_report`   whose delivery failed, where and why: DSN (RFC 3464)
+`bounce_text`       the same in plain words, and what is no bounce (RFC 3834, 5)
+`bounce_words`      its facts: words by which servers and people say so
+`refusals`          who refuses us, and how many refusals are a storm
+`storms`            what came back lately, and what the operator said to it
+`handover`          a bounce in words that the application reads right
+`breaker`           bounce-breaker: what comes back is judged before the application sees it
+`breaker_report`    what it tells a person and Prometheus
 `watch`             mailbox-watch: is what comes back taken
 
 Abuse reports:
 
-`feedback`          read one: ARF (RFC 5965, 2 and 3; its use: RFC 6650), forwarded newsletters; an automatic answer is
-                    no complaint (RFC 3834, 5)
+`feedback`          read one: ARF (RFC 5965, 2 and 3; its use: RFC 6650), forwarded newsletters, letters
+`feedback_types`    what each type means: act, show or count
+`pieces`            cut a message into its parts, fast and bounded (RFC 2046, 5.1)
+`automatic`         what a program wrote by itself, by its header alone (RFC 3834, 5)
+`quoting`           whether a letter forwards, answers or mentions
 `complainants`      whom it is about
 `deliveries`        who sent what to whom, out of the log
 `opt_outs`          opt the person out, once, by a mail that says it is automatic (RFC 3834, 5)
 `complaint_metrics` complaints per delivery
 `reports`           abuse-report, the command
 
-What may leave a site that reaches nobody:
+What is submitted here:
 
-`diversion`         divert-submission: the mail of such a site goes to its catcher (sendmail(1))
-`receipts`          receipt-milter: tell receipts, which pass while mailings are held
+`diversion`         divert-submission: the mail of a site that reaches nobody goes to its catcher (sendmail(1))
+`receipts`          receipt-milter: tell receipts, which pass while mailings are held, and prepare mail for the signer
+`seven_bit`         7-bit and no line above 998 bytes: what a signature needs (RFC 2045, 6; RFC 6376, 5.3)
 
 One-click unsubscribing (RFC 8058) is Apache's and Postfix': roles/one_click.
 
@@ -60,6 +77,8 @@ Replies: https://www.rfc-editor.org/rfc/rfc5321#section-4.2.1
 Reverse-path: https://www.rfc-editor.org/rfc/rfc5321#section-4.1.1.2
 MX: https://www.rfc-editor.org/rfc/rfc5321#section-5.1 and https://www.rfc-editor.org/rfc/rfc7505
 MIME: https://www.rfc-editor.org/rfc/rfc2045
+IDNA: https://www.rfc-editor.org/rfc/rfc5890
+DKIM: https://www.rfc-editor.org/rfc/rfc6376#section-5.3
 DSN: https://www.rfc-editor.org/rfc/rfc3464#section-2
 Status codes: https://www.rfc-editor.org/rfc/rfc3463#section-3
 Auto-Submitted: https://www.rfc-editor.org/rfc/rfc3834#section-5

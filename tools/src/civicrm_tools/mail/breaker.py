@@ -1,13 +1,17 @@
-"""A provider's refusals of us must not put its recipients on hold.
+"""Judge what comes to a bounce address before the application does: only a person's own fault may put a person on hold.
 
-New mail waits in the folder Incoming. "run" moves it to INBOX, where the application takes it for bounces and
-unsubscribes. When one provider refuses many recipients for a reason that lies with us (5.7.x and the like), its
-refusals go to the folder Quarantine instead, and the pause command stops the mailing to that provider, until the
-operator says "release" (they were true: hand them to the application) or "drop" (forget them). All else passes, also
-from the same provider: an address that does not exist stays dead.
+New mail waits in the folder Incoming. "run" moves it:
 
-A refusal of that kind is held back for a while before it passes, for the storm may only be beginning; other mail is
-not. In shadow mode everything passes at once, and the command only says what it would have done.
+  an address that does not work, a server or network that fails   INBOX, in words that the application reads right
+  a refusal of us                                                 Refused; the application never sees it
+  the same in a storm of refusals by one provider or server       Quarantine, and the mailing there is paused, until the
+                                                                  operator says "release" (they were true: hand them
+                                                                  to the application) or "drop" (forget them)
+  a delay, an automatic or human answer, a notice, a receipt      Notices
+  anything to another address                                     INBOX, as it came
+
+In shadow mode everything passes as it came, and the command only says what it would have done. "explain" says what a
+mail or a refusal is about, and why.
 
 A message is moved by rename(2): it is in exactly one folder whenever this command ends, however it ends.
 """
@@ -20,37 +24,27 @@ import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
 
-from civicrm_tools.core import metrics
-from civicrm_tools.core.command import Failure
+from civicrm_tools.core import command, metrics
+from civicrm_tools.core.command import DONE, USAGE, Failure
 from civicrm_tools.core.locks import locked
-from civicrm_tools.core.metrics import Family, gauge
-from civicrm_tools.mail import delivery_report
+from civicrm_tools.mail import breaker_report, delivery_report, handover, refusals, storms
+from civicrm_tools.mail.breaker_report import DROPPED, INCOMING, NOTICES, QUARANTINE, REFUSED
 from civicrm_tools.mail.delivery_report import Bounce
-from civicrm_tools.mail.journal import open_state
-from civicrm_tools.mail.maildir import Entry, Folder
+from civicrm_tools.mail.maildir import Entry, Folder, plain_name
 from civicrm_tools.mail.provider_table import DEFAULT
 from civicrm_tools.mail.refusals import Limits
-from civicrm_tools.mail.return_path import SETTINGS, Settings, SettingsError, Site, load_settings
+from civicrm_tools.mail.return_path import SETTINGS, Settings, Site, load_settings
+from civicrm_tools.mail.storms import Event, Storms
+from civicrm_tools.mail.verdict import NOBODY, US
 
-INCOMING = "Incoming"
-QUARANTINE = "Quarantine"
-DROPPED = "Quarantine.dropped"
+NAME = "bounce-breaker"
 # Messages judged between two looks at the whole: a storm of any size is worked off in steps.
 STEP = 2000
-
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS event (
-    site TEXT, name TEXT, time REAL, provider TEXT, policy INTEGER, PRIMARY KEY (site, name)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS event_by_time ON event (provider, time);
-CREATE TABLE IF NOT EXISTS incident (
-    id INTEGER PRIMARY KEY, provider TEXT, mode TEXT, since REAL, until REAL, paused INTEGER, why TEXT);
-CREATE TABLE IF NOT EXISTS forgiven (provider TEXT PRIMARY KEY, time REAL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS total (outcome TEXT PRIMARY KEY, messages INTEGER) WITHOUT ROWID;
-"""
+FOLDERS = {"quarantined": QUARANTINE, "refused": REFUSED, "noticed": NOTICES}
 
 
 class Breaker:
@@ -59,252 +53,185 @@ class Breaker:
     def __init__(
         self, settings: Settings, limits: Limits, database: sqlite3.Connection, now: float | None = None
     ) -> None:
-        self.settings, self.limits, self.database = settings, limits, database
+        self.settings, self.limits = settings, limits
+        self.now = time.time() if now is None else now
+        self.storms = Storms(database, limits, self.now)
+        self.database = database
         # Read at each pass: this process runs for months, and domains are learned every few minutes.
         self.owners = settings.owners()
-        self.now = time.time() if now is None else now
         self.shadow = limits.mode == "shadow"
 
     # Judging
 
     def run(self) -> None:
-        """Move what may pass, divert storms, pause their mailings."""
-        self.database.execute("DELETE FROM event WHERE time < ?", (self.now - 2 * self.limits.window,))
+        """Judge and move what waits, and pause the mailings to storms."""
+        self.storms.forget()
+        arrived: list[tuple[Site, Entry]] = []
         for site in self.settings.sites:
-            for name in ("", INCOMING, QUARANTINE) if site.maildir.parent.is_dir() else ():
+            for name in ("", INCOMING, QUARANTINE, REFUSED, NOTICES) if site.maildir.parent.is_dir() else ():
                 Folder(site.maildir, name).make()
-        arrived = [(site, entry) for site in self.settings.sites for entry in Folder(site.maildir, INCOMING).entries()]
+            arrived += [(site, entry) for entry in Folder(site.maildir, INCOMING).entries()]
         for begin in range(0, max(len(arrived), 1), STEP):
             self._step(arrived[begin : begin + STEP])
         self.pause()
 
     def _step(self, arrived: list[tuple[Site, Entry]]) -> None:
-        """Judge some messages and move those whose time has come."""
+        """Judge some messages and move them."""
+        with ExitStack() as stack:
+            sites = {site.name: site for site, _ in arrived}
+            places = {
+                (name, folder): stack.enter_context(Folder(site.maildir, folder).kept())
+                for name, site in sites.items()
+                for folder in (INCOMING, "", *FOLDERS.values())
+            }
+            self.database.execute("BEGIN")
+            judged = [(site, entry, self._event(site, places[site.name, INCOMING], entry)) for site, entry in arrived]
+            self.database.execute("COMMIT")
+            self._decide()
+            totals: dict[str, int] = {}
+            verdicts: dict[tuple[str, str], int] = {}
+            for site, entry, event in judged:
+                outcome = self._outcome(event)
+                source = places[site.name, INCOMING]
+                name = self._in_right_words(site, source, entry) if outcome == "rewritten" else None
+                if source.move(entry, places[site.name, FOLDERS.get(outcome, "")], name):
+                    totals[outcome] = totals.get(outcome, 0) + 1
+                    if event:
+                        about = (event.subject, event.kind)
+                        verdicts[about] = verdicts.get(about, 0) + 1
         self.database.execute("BEGIN")
-        waiting = [(site, entry, self._event(site, entry)) for site, entry in arrived]
-        self.database.execute("COMMIT")
-        self._decide()
-        totals: dict[str, int] = {}
-        for site, entry, event in waiting:
-            outcome = self._outcome(event)
-            if outcome == "waiting":
-                continue
-            target = Folder(site.maildir, QUARANTINE if outcome == "quarantined" else "")
-            if Folder(site.maildir, INCOMING).move(entry, target):
-                totals[outcome] = totals.get(outcome, 0) + 1
-        self.database.execute("BEGIN")
-        for outcome, number in totals.items():
-            self.database.execute(
-                "INSERT INTO total VALUES (?, ?) ON CONFLICT DO UPDATE SET messages = messages + excluded.messages",
-                (outcome, number),
-            )
+        self.storms.count(totals, verdicts)
         self.database.execute("COMMIT")
 
-    def _event(self, site: Site, entry: Entry) -> sqlite3.Row | None:
-        """What is known of a bounce, read once; None for mail that is none, and for what cannot be read.
+    def _event(self, site: Site, folder: Folder, entry: Entry) -> Event | None:
+        """What is known of a mail to a bounce address, read once; None for any other, and for what cannot be read.
 
         Its time is that of the first look: a storm that came while the breaker was away is a storm all the same.
         """
-        name = entry.name.partition(":2,")[0]
-        query = "SELECT * FROM event WHERE site = ? AND name = ?"
-        row: sqlite3.Row | None = self.database.execute(query, (site.name, name)).fetchone()
-        if row is None and (bounce := self._bounce(site, Folder(site.maildir, INCOMING), entry)):
-            values = (
-                site.name,
-                name,
-                self.now,
-                self.owners.of(bounce.recipient),
-                self.limits.is_policy(bounce),
-            )
-            self.database.execute("INSERT INTO event VALUES (?, ?, ?, ?, ?)", values)
-            row = self.database.execute(query, (site.name, name)).fetchone()
-        return row
+        name = base(entry)
+        event = self.storms.event(site.name, name)
+        if event is None and (bounce := self._bounce(site, folder, entry)):
+            found = self.limits.verdict(bounce)
+            domain = bounce.recipient.rpartition("@")[2].lower()
+            right = found.subject in (US, NOBODY) or handover.read_right(bounce, found)
+            provider, host = self.owners.of(bounce.recipient), refusals.organisation(bounce.host)
+            event = Event(site.name, name, self.now, provider, host, domain, found.subject, found.kind, not right)
+            self.storms.add(event)
+        return event
 
     def _bounce(self, site: Site, folder: Folder, entry: Entry) -> Bounce | None:
         try:
             return delivery_report.read(folder.read(entry, delivery_report.HEAD_BYTES), site)
         except OSError:
             return None
-
-    def recent(self) -> dict[str, tuple[int, int]]:
-        """{provider: (refusals of us, all bounces)} within the window, since the operator's last word."""
-        rows = self.database.execute(
-            "SELECT e.provider, SUM(e.policy) AS policy, COUNT(*) AS bounces FROM event e "
-            "LEFT JOIN forgiven f ON f.provider = e.provider "
-            "WHERE e.time >= ? AND e.time > IFNULL(f.time, 0) GROUP BY e.provider",
-            (self.now - self.limits.window,),
-        )
-        return {row["provider"]: (row["policy"], row["bounces"]) for row in rows}
-
-    def incidents(self) -> dict[str, sqlite3.Row]:
-        """The open incident of each provider."""
-        rows = self.database.execute("SELECT * FROM incident WHERE until IS NULL ORDER BY id")
-        return {row["provider"]: row for row in rows}
+        except (ValueError, LookupError, RecursionError) as error:
+            # It must not hold up all that comes behind it.
+            print(f"{NAME}: {entry.name} cannot be read and passes as it came: {error!r}", file=sys.stderr, flush=True)
+            return None
 
     def _decide(self) -> None:
-        """Open an incident for each storm. Only the operator closes one; a shadow one ends with its storm."""
-        recent = self.recent()
-        storms = {
-            provider: f"{policy} of {bounces} bounces in {self.limits.window:g} s refuse us"
-            for provider, (policy, bounces) in recent.items()
-            if policy >= self.limits.storm_messages and policy >= self.limits.storm_share * bounces
-        }
-        for provider, row in self.incidents().items():
-            if row["mode"] == "shadow" and (provider not in storms or not self.shadow):
-                self.database.execute("UPDATE incident SET until = ? WHERE id = ?", (self.now, row["id"]))
-        for provider in storms.keys() - self.incidents().keys():
-            values = (provider, self.limits.mode, self.now, storms[provider])
-            self.database.execute(
-                "INSERT INTO incident (provider, mode, since, paused, why) VALUES (?, ?, ?, 0, ?)", values
-            )
-            would = "would divert and pause" if self.shadow else "diverting and pausing"
-            print(f"bounce-breaker: {would} {provider}: {storms[provider]}", flush=True)
-        self._open = self.incidents()
-        self._suspected = {
-            provider for provider, (policy, _) in recent.items() if policy * 4 >= self.limits.storm_messages
-        }
+        """Open incidents for storms, and fetch the refusals that came before each was one."""
+        fresh = self.storms.decide(self.shadow)
+        self._open = self.storms.incidents()
+        would = "would divert and pause" if self.shadow else "diverting and pausing"
+        for name in fresh:
+            print(f"{NAME}: {would} {name}: {self._open[name]['why']}", flush=True)
+        # At every pass, as the one that opened an incident may have been killed.
+        early = self.storms.refused(self._open) if not self.shadow else set()
+        for site in self.settings.sites:
+            folder = Folder(site.maildir, REFUSED)
+            for entry in folder.entries() if any(name == site.name for name, _ in early) else ():
+                if (site.name, base(entry)) in early:
+                    folder.move(entry, Folder(site.maildir, QUARANTINE))
 
-    def _outcome(self, event: sqlite3.Row | None) -> str:
-        """passed, would_quarantine (and passed), quarantined, or waiting."""
-        if event is None or not event["policy"]:
+    def _outcome(self, event: Event | None) -> str:
+        """passed, rewritten, refused, quarantined, noticed; in shadow mode what would have been done."""
+        if event is None:
             return "passed"
-        incident = self._open.get(event["provider"])
-        if self.shadow:
-            return "would_quarantine" if incident else "passed"
-        if incident:
-            return "quarantined"
-        # A few are normal. With a quarter of a storm there, the rest of it may come at any pace within the window.
-        wait = self.limits.window if event["provider"] in self._suspected else self.limits.hold_back
-        return "waiting" if self.now < event["time"] + wait else "passed"
+        if event.subject == US:
+            stormy = {event.provider, event.host} & self._open.keys()
+            outcome = "quarantined" if stormy else "refused"
+        elif event.subject == NOBODY:
+            outcome = "noticed"
+        else:
+            outcome = "rewritten" if event.wrap else "passed"
+        return SHADOWS[outcome] if self.shadow else outcome
+
+    def _in_right_words(self, site: Site, folder: Folder, entry: Entry) -> str | None:
+        """Wrap a message where it lies, and return its new file name; None where it stays as it is."""
+        try:
+            if not folder.read(entry, len(handover.MARK)).startswith(handover.MARK):
+                bounce = self._bounce(site, folder, entry)
+                if bounce is None:
+                    return None
+                hostname = self.settings.hostname
+                folder.wrap(entry, *handover.envelope(bounce, self.limits.verdict(bounce), site, hostname))
+        except (OSError, ValueError) as error:
+            print(f"{NAME}: {entry.name} is handed over as it came: {error}", file=sys.stderr, flush=True)
+            return None
+        # Dovecot believes the size in a file's name.
+        return plain_name(entry)
 
     def pause(self) -> None:
         """Run the pause command for each storm, at every pass: what the mailing queues meanwhile must stop as well.
 
-        Exit status 0 means that nothing is on its way to the provider now.
+        Exit status 0 means that nothing is on its way there now.
         """
-        for provider, row in self.incidents().items():
-            if row["mode"] != "active" or not self.limits.pause_command:
+        for name, row in self.storms.incidents().items():
+            domains = [] if name in self.owners.names else self.storms.domains(name)
+            argv = self.limits.pause(name, domains) if domains or name in self.owners.names else []
+            if row["mode"] != "active" or not argv:
                 continue
-            argv = [word.replace("{provider}", provider) for word in self.limits.pause_command]
             try:
                 done = subprocess.run(argv, capture_output=True, text=True, errors="replace", timeout=120, check=False)
                 problem = done.stderr.strip() or f"exit status {done.returncode}" if done.returncode else ""
             except (OSError, subprocess.TimeoutExpired) as error:
                 problem = str(error)
             if problem:
-                print(
-                    f"bounce-breaker: the mailing to {provider} is not paused: {problem}", file=sys.stderr, flush=True
-                )
+                print(f"{NAME}: the mailing to {name} is not paused: {problem}", file=sys.stderr, flush=True)
             elif not row["paused"]:
-                print(f"bounce-breaker: paused the mailing to {provider}", flush=True)
+                print(f"{NAME}: paused the mailing to {name}", flush=True)
             self.database.execute("UPDATE incident SET paused = ? WHERE id = ?", (not problem, row["id"]))
 
     # The operator
 
-    def settle(self, provider: str, target: str) -> int:
-        """Close a provider's incident and move its messages out of Quarantine; returns how many."""
-        self.database.execute(
-            "UPDATE incident SET until = ? WHERE provider = ? AND until IS NULL", (self.now, provider)
-        )
-        self.database.execute("INSERT OR REPLACE INTO forgiven VALUES (?, ?)", (provider, self.now))
+    def settle(self, name: str, target: str) -> int:
+        """Move a storm's messages out of Quarantine and close its incident; returns how many.
+
+        In this order: whoever is interrupted can say it again.
+        """
+        others = self.storms.incidents().keys() - {name}
         moved = 0
         for site in self.settings.sites:
             quarantine, folder = Folder(site.maildir, QUARANTINE), Folder(site.maildir, target)
             for entry in quarantine.entries():
                 bounce = self._bounce(site, quarantine, entry)
-                if (self.owners.of(bounce.recipient) if bounce else DEFAULT) != provider:
+                provider = self.owners.of(bounce.recipient) if bounce else DEFAULT
+                host = refusals.organisation(bounce.host) if bounce else ""
+                if name not in (provider, host) or (name == DEFAULT and host in others):
                     continue
                 folder.make()
                 moved += quarantine.move(entry, folder)
+        self.storms.settle(name)
         return moved
 
-    def status(self) -> dict[str, Any]:
-        """All there is to know, as JSON types."""
-        recent, open_ = self.recent(), self.incidents()
-        return {
-            "mode": self.limits.mode,
-            "storm": f"{self.limits.storm_messages} in {self.limits.window:g} s and {self.limits.storm_share:.0%}",
-            "providers": {
-                name: {
-                    "open": name in open_,
-                    "since": open_[name]["since"] if name in open_ else None,
-                    "why": open_[name]["why"] if name in open_ else "",
-                    "paused": bool(open_[name]["paused"]) if name in open_ else False,
-                    "refusals": recent.get(name, (0, 0))[0],
-                    "bounces": recent.get(name, (0, 0))[1],
-                }
-                for name in self.owners.names
-            },
-            "sites": {
-                site.name: {
-                    folder.lower(): Folder(site.maildir, folder).count() for folder in (INCOMING, QUARANTINE, DROPPED)
-                }
-                for site in self.settings.sites
-            },
-        }
 
-    def families(self) -> list[Family]:
-        """Prometheus text. Labels: configured providers and "default", sites, four outcomes."""
-        state = self.status()
-        totals = dict.fromkeys(("passed", "quarantined", "would_quarantine"), 0)
-        totals |= {row["outcome"]: row["messages"] for row in self.database.execute("SELECT * FROM total")}
-        by_provider = [({"provider": name}, entry) for name, entry in state["providers"].items()]
-        active = not self.shadow
-        return [
-            Family(
-                "bounce_breaker_open",
-                "gauge",
-                "1 while a provider's refusals of us are a storm.",
-                [(labels, int(entry["open"])) for labels, entry in by_provider],
-            ),
-            Family(
-                "bounce_breaker_unpaused",
-                "gauge",
-                "1 while the mailing to a provider should be paused and is not.",
-                [(labels, int(active and entry["open"] and not entry["paused"])) for labels, entry in by_provider],
-            ),
-            Family(
-                "bounce_breaker_recent_bounces",
-                "gauge",
-                "Bounces within the window, by reason.",
-                [
-                    ({**labels, "reason": reason}, number)
-                    for labels, entry in by_provider
-                    for reason, number in (
-                        ("policy", entry["refusals"]),
-                        ("other", entry["bounces"] - entry["refusals"]),
-                    )
-                ],
-            ),
-            Family(
-                "bounce_breaker_messages_total",
-                "counter",
-                "Messages moved out of Incoming.",
-                [({"outcome": outcome}, number) for outcome, number in sorted(totals.items())],
-            ),
-            gauge("bounce_breaker_shadow", "1 in shadow mode.", self.shadow),
-            gauge("bounce_breaker_last_run_timestamp_seconds", "When the breaker last ended well.", int(self.now)),
-        ]
+SHADOWS = {
+    "passed": "passed",
+    "rewritten": "passed",
+    "refused": "would_refuse",
+    "quarantined": "would_quarantine",
+    "noticed": "would_notice",
+}
 
 
-def describe(state: dict[str, Any]) -> str:
-    """What a human reads of status()."""
-    lines = [f"mode {state['mode']}; a storm is {state['storm']} of a provider's bounces"]
-    for name, entry in state["providers"].items():
-        what = "normal"
-        if entry["open"]:
-            since = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(entry["since"]))
-            what = f"STORM since {since}: {entry['why']}; mailing {'paused' if entry['paused'] else 'not paused'}"
-        lines.append(f"{name}: {what} ({entry['refusals']} of {entry['bounces']} recent bounces refuse us)")
-    for name, folders in state["sites"].items():
-        lines.append(f"mailbox {name}: " + ", ".join(f"{count} in {folder}" for folder, count in folders.items()))
-    return "\n".join(lines)
+def base(entry: Entry) -> str:
+    """A message's file name without its flags."""
+    return entry.name.partition(":2,")[0]
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
-        prog="bounce-breaker", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    top = command.Parser(prog=NAME, description=__doc__)
     top.add_argument("--config", default=SETTINGS, type=Path, metavar="FILE", help=f"settings (default: {SETTINGS})")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="judge what waits in Incoming; a service does this")
@@ -312,54 +239,58 @@ def parser() -> argparse.ArgumentParser:
     status = commands.add_parser("status", help="storms, folders, recent bounces")
     status.add_argument("--json", action="store_true", help="print JSON")
     for name, text in (
-        ("release", "hand a provider's quarantined bounces to the application, and end its storm"),
-        ("drop", f"move a provider's quarantined bounces to {DROPPED}, and end its storm"),
+        ("release", "hand the quarantined bounces of a storm to the application, and end it"),
+        ("drop", f"move the quarantined bounces of a storm to {DROPPED}, and end it"),
     ):
-        command = commands.add_parser(name, help=text)
-        command.add_argument("provider", metavar="PROVIDER")
+        settled = commands.add_parser(name, help=text)
+        settled.add_argument("name", metavar="NAME", help="the provider or the servers' domain that status names")
+    explained = commands.add_parser("explain", help="say what a mail or a refusal is about, and why")
+    explained.add_argument("file", metavar="FILE", help="a mail, or what a server said; - for standard input")
     return top
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Exit status 0; 1 when something could not be done; 2 for wrong usage or settings."""
+def body(argv: Sequence[str] | None) -> int:
     options = parser().parse_args(argv)
     try:
         settings = load_settings(options.config)
         section = settings.section("bounce_breaker")
-        limits = Limits.of(section)
-        known = settings.owners().names
-        if getattr(options, "provider", DEFAULT) not in known:
-            raise SettingsError(f"no provider {options.provider!r}; known: {', '.join(known)}")
+        limits, owners = Limits.of(section), settings.owners()
     except Failure as error:
-        print(f"bounce-breaker: {error}", file=sys.stderr)
-        return 2
+        raise Failure(str(error), USAGE) from error
+    if options.command == "explain":
+        text = sys.stdin.buffer.read() if options.file == "-" else Path(options.file).read_bytes()
+        print(breaker_report.explain(text, settings, limits, owners))
+        return DONE
     state = Path(section.get("state_file") or "/var/lib/bounce-breaker/state.db")
     pause = getattr(options, "every", None)
-    status = once(options, settings, limits, state)
-    while pause and not status:
+    once(options, settings, limits, state)
+    while pause:
         time.sleep(pause)
-        status = once(options, settings, limits, state)
-    return status
+        once(options, settings, limits, state)
+    return DONE
 
 
-def once(options: argparse.Namespace, settings: Settings, limits: Limits, state: Path) -> int:
-    """Do what is asked, once; returns the exit status."""
-    try:
-        # Closed each time: this process runs for months.
-        with locked(state.with_suffix(".lock")), closing(open_state(state, SCHEMA)) as database:
-            breaker = Breaker(settings, limits, database)
-            if options.command == "status":
-                found = breaker.status()
-                print(json.dumps(found, indent=2) if options.json else describe(found))
-                return 0
-            if options.command == "run":
-                breaker.run()
-            else:
-                moved = breaker.settle(options.provider, "" if options.command == "release" else DROPPED)
-                print(f"{moved} messages moved; the mailing to {options.provider} stays as it is: resume it yourself")
-            if settings.textfile_directory:
-                metrics.write(settings.textfile_directory / "bounce-breaker.prom", breaker.families())
-    except (Failure, OSError, sqlite3.Error) as error:
-        print(f"bounce-breaker: {error}", file=sys.stderr)
-        return 1
-    return 0
+def once(options: argparse.Namespace, settings: Settings, limits: Limits, state: Path) -> None:
+    """Do what is asked, once. The state is closed each time: this process runs for months."""
+    with locked(state.with_suffix(".lock")), closing(storms.open_storms(state)) as database:
+        breaker = Breaker(settings, limits, database)
+        known = [*breaker.owners.names, *breaker.storms.incidents()]
+        if getattr(options, "name", DEFAULT) not in known:
+            raise Failure(f"nobody called {options.name!r}; known: {', '.join(dict.fromkeys(known))}", USAGE)
+        if options.command == "status":
+            found = breaker_report.status(settings, limits, breaker.storms, breaker.owners)
+            print(json.dumps(found, indent=2) if options.json else breaker_report.describe(found))
+            return
+        if options.command == "run":
+            breaker.run()
+        else:
+            moved = breaker.settle(options.name, "" if options.command == "release" else DROPPED)
+            print(f"{moved} messages moved; the mailing to {options.name} stays as it is: resume it yourself")
+        if settings.textfile_directory:
+            families = breaker_report.families(settings, limits, breaker.storms, breaker.owners)
+            metrics.write(settings.textfile_directory / "bounce-breaker.prom", families)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 0; 1 when something could not be done; 2 for wrong usage or settings."""
+    return command.run(NAME, body, argv, also=(sqlite3.Error,))

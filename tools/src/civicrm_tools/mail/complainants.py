@@ -27,11 +27,11 @@ def resolve(reports: list[Report], settings: Settings) -> None:
             continue
         _resolve(report, settings, owners, passages, by_message_id, by_sender)
         if len(report.persons) > PERSONS_LIMIT:
-            report.complaint, report.persons = False, []
-            report.reason = f"names more than {PERSONS_LIMIT} persons: read it"
+            report.persons = []
+            report.show(f"names more than {PERSONS_LIMIT} persons: read it")
         elif not report.persons:
-            report.complaint, report.shape = False, "unparsed"
-            report.reason = "none of its queue IDs and Message-IDs is that of a mailing in the mail log"
+            report.shape = "unparsed"
+            report.show("none of its queue IDs and Message-IDs is that of a mailing in the mail log")
 
 
 def _person_of(passage: deliveries.Passage, settings: Settings) -> tuple[Site, Address] | None:

@@ -8,6 +8,7 @@ from collections import Counter
 
 from civicrm_tools.core.metrics import Family, gauge
 from civicrm_tools.mail import deliveries
+from civicrm_tools.mail.feedback_types import TYPES
 from civicrm_tools.mail.provider_table import DEFAULT
 from civicrm_tools.mail.return_path import Settings
 
@@ -25,6 +26,10 @@ def families(database: sqlite3.Connection, settings: Settings) -> list[Family]:
     names = settings.owners().names
     latest = latest_jobs(database, settings)
     shapes = database.execute("SELECT shape, COUNT(*) AS n FROM report GROUP BY shape").fetchall()
+    types: Counter[str] = Counter()
+    for row in database.execute("SELECT type, COUNT(*) AS n FROM typed GROUP BY type"):
+        # Anybody may write any word.
+        types[row["type"] if row["type"] in TYPES else "unknown"] += row["n"]
     return [
         Family(
             "mail_complaints_total",
@@ -55,6 +60,12 @@ def families(database: sqlite3.Connection, settings: Settings) -> list[Family]:
             "counter",
             "Messages examined, by what they were.",
             [({"shape": row["shape"]}, row["n"]) for row in shapes],
+        ),
+        Family(
+            "mail_feedback_reports_total",
+            "counter",
+            "Feedback reports by their type.",
+            [({"feedback_type": name}, number) for name, number in sorted(types.items())],
         ),
         gauge("mail_abuse_report_last_run_timestamp_seconds", "When the examiner last ended well.", int(time.time())),
     ]

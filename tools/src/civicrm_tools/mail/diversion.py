@@ -8,7 +8,8 @@ once more are renamed to X-Submitted-Received.
 
 Receipts come here too, for nobody else may tell that their submitter may send.
 
-Exit status: 0, or 75 (the message stays in the queue); never one that would bounce it to the world.
+Exit status: 0; 75, the message stays in the queue; 69, it bounces at once, as its recipient is no address and its site
+may send to the world. Nothing else bounces.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import syslog
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from civicrm_tools.core import command, files
 from civicrm_tools.core.command import DONE, Failure
@@ -31,7 +33,8 @@ CONFIGURATION = Path("/etc/postfix/diversion.json")
 LISTENER = ("127.0.0.1", 10025)
 AGAIN = Path("/run/mail-policy-again.sock")
 TIMEOUT = 20  # seconds
-TEMPFAIL = 75  # sysexits.h: EX_TEMPFAIL
+TEMPFAIL, UNAVAILABLE = 75, 69  # sysexits.h: EX_TEMPFAIL, EX_UNAVAILABLE
+SYNTAX = 501  # RFC 5321, 4.2.2: syntax error in parameters or arguments
 FIELD = re.compile(rb"[^\n]*\n(?:[ \t][^\n]*\n)*")
 
 
@@ -99,8 +102,15 @@ def rewritten(message: bytes, policy: Policy, added: list[str]) -> bytes:
     return "".join(f"{line}\n" for line in added).encode(errors="surrogateescape") + b"".join(kept) + rest
 
 
-class Again(smtplib.SMTP):
-    """smtplib over the socket that leads to Postfix' service "again"."""
+class Session(smtplib.SMTP):
+    """smtplib that hands over an address byte by byte, ASCII or not."""
+
+    def send(self, s: Any) -> None:
+        super().send(s.encode(errors="surrogateescape") if isinstance(s, str) else s)
+
+
+class Again(Session):
+    """The same over the socket that leads to Postfix' service "again"."""
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -110,9 +120,17 @@ class Again(smtplib.SMTP):
 
 
 def hand_over(session: smtplib.SMTP, sender: str, recipient: str, message: bytes) -> None:
-    """Raise SMTPException unless the other side takes the message."""
+    """Raise SMTPException unless the other side takes the message. Addresses as pipe(8) quotes them (flag q)."""
     with session:
-        session.sendmail(sender, [recipient], message, ["BODY=8BITMIME"])
+        session.ehlo()
+        for command, argument in (("MAIL", f"FROM:<{sender}> BODY=8BITMIME"), ("RCPT", f"TO:<{recipient}>")):
+            accepted(*session.docmd(command, argument))
+        accepted(*session.data(message))
+
+
+def accepted(code: int, text: bytes) -> None:
+    if code // 100 != 2:
+        raise smtplib.SMTPResponseException(code, text)
 
 
 def divert(reason: str, sender: str, recipient: str, original: str, message: bytes, policy: Policy) -> str:
@@ -130,12 +148,20 @@ def divert(reason: str, sender: str, recipient: str, original: str, message: byt
         # By this name in HELO the service knows a receipt. Mail of root and other users takes no such way.
         helo = "receipt" if site and reason == "receipt" else "submitted"
         again = Again("localhost", local_hostname=helo, timeout=TIMEOUT)
-        hand_over(again, sender, recipient, rewritten(message, policy, []))
+        try:
+            hand_over(again, sender, recipient, rewritten(message, policy, []))
+        except smtplib.SMTPResponseException as refusal:
+            if refusal.smtp_code != SYNTAX:
+                raise
+            # pipe(8) takes status code and text of the bounce from here.
+            said = refusal.smtp_error
+            print(said.decode(errors="replace") if isinstance(said, bytes) else said, flush=True)
+            raise SystemExit(UNAVAILABLE) from refusal
         return f"{kind} {value} may send"
     marks = [f"X-Original-To: {original}", f"X-Original-Sender: <{sender}>", f"X-Mail-Policy: {what} {site}"]
     # With an empty sender: whatever goes wrong later, nothing bounces to the world.
     catcher = f"{what}@{site}.caught.invalid"
-    hand_over(smtplib.SMTP(*LISTENER, timeout=TIMEOUT), "", catcher, rewritten(message, policy, marks))
+    hand_over(Session(*LISTENER, timeout=TIMEOUT), "", catcher, rewritten(message, policy, marks))
     return f"{what} for {site}"
 
 
@@ -153,7 +179,8 @@ def body(argv: Sequence[str] | None) -> int:
     message = sys.stdin.buffer.read()
     original = options.original or options.recipient
     done = divert(options.reason, options.sender, options.recipient, original, message, policy)
-    syslog.syslog(syslog.LOG_INFO, f"{options.queue_id}: to=<{options.recipient}>, {done}")
+    line = f"{options.queue_id}: to=<{options.recipient}>, {done}"
+    syslog.syslog(syslog.LOG_INFO, line.encode(errors="backslashreplace").decode())
     return DONE
 
 

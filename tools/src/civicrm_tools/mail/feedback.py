@@ -1,8 +1,10 @@
-"""Read an abuse report: what shape it has, whether it is a complaint, and whom or which message it names.
+"""Read an abuse report: what shape it has, what is to be done with it, and whom or which message it names.
 
-Feedback reports (ARF, RFC 5965; how they are used, RFC 6650), whole or nested in another provider's text, newsletters
-forwarded as an attachment or in the text (RFC 2046, 5.2), mere headers, and damaged forms of all of them. Delivery
-reports (RFC 3464) and automatic answers (RFC 3834) are told apart: they are no complaints.
+Acted on without a person is only a feedback report (ARF, RFC 5965; how they are used, RFC 6650), whole, nested in
+another provider's text or damaged, of a type that means "I do not want this mail" (`feedback_types`), and what a
+provider is known to send instead. Everything else is shown: newsletters forwarded as an attachment or in the text
+(RFC 2046, 5.2), mere headers, answers that quote a newsletter, delivery reports (RFC 3464), and what a program wrote by
+itself (`automatic`).
 """
 
 from __future__ import annotations
@@ -13,32 +15,54 @@ import quopri
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from email.message import Message
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 from urllib.parse import unquote
 
+from civicrm_tools.mail import automatic, feedback_types, quoting
 from civicrm_tools.mail.addresses import Address
-from civicrm_tools.mail.mime import READ_LIMIT, content_type, header, parameter, parse_message, parts, text_of
+from civicrm_tools.mail.feedback_types import ACT, SHOW
+from civicrm_tools.mail.maildir import READ_LIMIT
+from civicrm_tools.mail.pieces import MESSAGES, Piece, cut
 from civicrm_tools.mail.provider_table import DEFAULT
 from civicrm_tools.mail.return_path import Settings, Site
 
 MESSAGE_IDS_LIMIT = 50
+ADDRESSES_LIMIT = 200
 
-FEEDBACK_TYPE = re.compile(r'^[ \t>|]{0,40}Feedback-Type:[ \t]*"?([A-Za-z-]+)', re.IGNORECASE | re.MULTILINE)
-MESSAGE_ID = re.compile(
-    r"^[ \t>|*]{0,40}(?:X-)?Message-ID:\s*<?([^<>\s@]{1,200}@[^<>\s]{1,200})>?", re.IGNORECASE | re.MULTILINE
-)
-# What stands at the beginning of a line in a newsletter's header: two of them make a forwarded message.
-HEADER_LINE = re.compile(
-    r"^[ \t>|*]{0,40}(Return-Path|Received|List-Unsubscribe|X-CiviMail-Bounce|Message-ID|Precedence|job_id"
-    r"|From|To|Subject|Date)\*?:",
-    re.IGNORECASE | re.MULTILINE,
-)
+OWN_MESSAGE_ID = re.compile(rb"^message-id:\s*(\S+)", re.IGNORECASE | re.MULTILINE)
+MESSAGE_ID = re.compile(r"message-id:\s*<?([^<>\s@]{1,200}@[^<>\s]{1,200})>?", re.IGNORECASE)
+# What may stand before it on its line.
+BEFORE_MESSAGE_ID = re.compile(r"[ \t>|*]{0,40}(?:(?:X|Original)-)?", re.IGNORECASE)
 # The fields of a delivery report's text (RFC 3464).
 DSN_LINE = re.compile(r"^[ \t>|]{0,40}(Final-Recipient|Action|Diagnostic-Code)[ \t]*:", re.IGNORECASE | re.MULTILINE)
-FIELD_OR_BLANK = re.compile(r"(?:[ \t>|]{0,40}[A-Za-z][A-Za-z0-9-]{0,60}:.*|[ \t].*|\s*)\r?")
+# Programs that return mail in their own words (qmail, Exim, old Exchange), by author or subject.
+RETURNS = re.compile(r"mailer-daemon|mail delivery (?:failed|failure|status|sub)|undeliver|failure notice|unzustellbar")
+HEADERS = ("text/rfc822-headers", "message/rfc822-headers")
 TOP_HEADERS = frozenset({"return-path", "received", "list-unsubscribe", "x-civimail-bounce", "precedence", "job_id"})
+
+# Providers that send the newsletter itself in place of a report: whose domain, and the subject. Microsoft's JMRP until
+# it changed to ARF: https://sendersupport.olc.protection.outlook.com/snds/FAQ
+KNOWN_FORMS = (
+    (re.compile(r"(?:hotmail|outlook|microsoft)\.com"), re.compile(r"complaint about message from [\da-f.:]+")),
+)
+
+# Shapes that are acted on, as far as their type says so.
+REPORTS = frozenset({"arf", "nested", "provider"})
+FORWARDED = "a forwarded newsletter, no report: read it; if it is a complaint, abuse-report --apply --as-complaint FILE"
+# Every other shape, and what a person is told of it.
+SHOWN = {
+    "attached": FORWARDED,
+    "inline": FORWARDED,
+    "headers": FORWARDED,
+    "reply": "no complaint: an answer to a newsletter; read it",
+    "mention": "no complaint: neither a report nor a forwarded message; read it",
+    "dsn": "no complaint: a delivery report",
+    "auto-reply": "no complaint: an automatic answer",
+    "notice": "no complaint: a program's notice",
+    "receipt": "no complaint: a receipt",
+}
 
 
 @dataclass
@@ -57,7 +81,10 @@ class Person:
 
 @dataclass
 class Report:
-    """What one report says. `shape` is arf, nested, attached, inline, headers, mention, dsn, auto-reply or unparsed."""
+    """What one report says. `shape`: one of REPORTS or SHOWN, or unparsed; `verdict`: act, show or count.
+
+    `complaint`: counts in the rate by which providers judge a sender.
+    """
 
     id: str
     source: str
@@ -65,6 +92,7 @@ class Report:
     feedback_type: str = ""
     reporter: str = ""
     persons: list[Person] = field(default_factory=list)
+    verdict: str = SHOW
     complaint: bool = False
     reason: str = ""
     truncated: bool = False
@@ -78,6 +106,10 @@ class Report:
         """How much there is to find persons by."""
         return len(self.addresses) + len(self.message_ids) + len(self.queue_ids)
 
+    def show(self, reason: str) -> None:
+        """Leave it to a person."""
+        self.verdict, self.complaint, self.reason = SHOW, False, reason
+
     def record(self) -> dict[str, Any]:
         """The report as it stands in the log: JSON types only."""
         return {
@@ -87,20 +119,74 @@ class Report:
             "shape": self.shape,
             "feedback_type": self.feedback_type,
             "reporter": self.reporter,
+            "verdict": self.verdict,
             "complaint": self.complaint,
             "reason": self.reason,
             "truncated": self.truncated,
             "message_ids": self.message_ids[-3:],
             "queue_ids": self.queue_ids[-3:],
-            "persons": [asdict(person) for person in self.persons],
+            "persons": [dict(vars(person)) for person in self.persons],
         }
+
+
+@dataclass
+class Contents:
+    """A message taken apart: its own header, and the texts of reports, of the reported mail, and of people."""
+
+    top: Piece
+    feedback: list[str] = field(default_factory=list)
+    originals: list[str] = field(default_factory=list)
+    # Text, and whether it is HTML.
+    texts: list[tuple[str, bool]] = field(default_factory=list)
+    # The message itself is a report, well-made or damaged; there is a delivery report in it.
+    direct: bool = False
+    delivery: bool = False
+
+    @cached_property
+    def written(self) -> str | None:
+        """What a program wrote this as, if one did."""
+        return automatic.kind(self.top.fields)
+
+    @property
+    def has_text(self) -> bool:
+        """Without any, a header is no message's own: somebody saved or sent it."""
+        return any(text.strip() for text, _ in self.texts) or bool(self.originals)
+
+    @property
+    def subject(self) -> str:
+        return self.top.fields.get("subject", "")
+
+    def told_by_header(self) -> str:
+        """The shape of what a program sent and is no feedback report; nothing more of it is read. Else empty."""
+        if self.direct:
+            return ""
+        if self.delivery or "delivery-status" in self.top.fields.get("content-type", "").lower():
+            return "dsn"
+        return {automatic.REPLY: "auto-reply", automatic.RECEIPT: "receipt"}.get(self.written or "", "")
+
+    def is_known_form(self, reporter: str) -> bool:
+        """Whether a provider is known to report like this, with the newsletter itself."""
+        subject = automatic.plain(self.subject)
+        forms = (domain.fullmatch(reporter) and words.match(subject) for domain, words in KNOWN_FORMS)
+        return bool(self.originals) and any(forms)
+
+    def is_returned(self) -> bool:
+        """Whether a program returned mail in its own words, or somebody quotes that."""
+        said = f"{self.top.fields.get('from', '')} {self.subject}".lower()
+        texts = [*self.originals, *(text for text, _ in self.texts)]
+        return bool(RETURNS.search(said)) or any(
+            len({found.lower() for found in DSN_LINE.findall(text)}) >= 2 for text in texts
+        )
 
 
 def examine(raw: bytes, settings: Settings, source: str = "-", truncated: bool = False) -> Report:
     """What one message says, without the mail log. Never raises, whatever is in it; `raw` is READ_LIMIT at most."""
     report = Report(identity(raw), source, truncated=truncated)
     try:
-        _examine(raw[:READ_LIMIT].replace(b"\0", b""), settings, report)
+        contents = _contents(raw[:READ_LIMIT].replace(b"\0", b""))
+        report.reporter = _domain_of(contents.top.fields.get("from", ""))
+        report.shape = contents.told_by_header() or _collect(contents, settings, report)
+        _judge(report)
     except (RecursionError, MemoryError, ValueError, LookupError, TypeError, AttributeError, OSError) as error:
         report.shape, report.reason = "unparsed", f"cannot be read: {type(error).__name__}"
         report.addresses, report.message_ids, report.queue_ids = [], [], []
@@ -109,156 +195,146 @@ def examine(raw: bytes, settings: Settings, source: str = "-", truncated: bool =
 
 def identity(raw: bytes) -> str:
     """The same for every copy of a report: headers that a delivery adds at the top do not count."""
-    head, separator, body = raw.partition(b"\r\n\r\n" if b"\r\n\r\n" in raw[:65536] else b"\n\n")
-    message_id = re.search(rb"^message-id:\s*(\S+)", head, re.IGNORECASE | re.MULTILINE)
+    gap = b"\r\n\r\n" if b"\r\n\r\n" in raw[:65536] else b"\n\n"
+    end = raw.find(gap)
+    message_id = OWN_MESSAGE_ID.search(raw, 0, end if end >= 0 else len(raw))
     digest = hashlib.sha256(message_id[1] if message_id else b"")
-    digest.update(b"\0" + b"".join((body if separator else head).split()))
+    digest.update(b"\0")
+    for place in range(end + len(gap) if end >= 0 else 0, len(raw), 65536):
+        digest.update(raw[place : place + 65536].translate(None, b" \t\n\r\x0b\f"))
     return digest.hexdigest()[:32]
 
 
-def _examine(raw: bytes, settings: Settings, report: Report) -> None:
-    message = parse_message(raw)
-    if message is None:
-        # Too deep for MIME: what it says at the beginning of lines still counts.
-        _read_text(raw.decode("latin-1"), settings, report, "inline")
-        _judge(report)
-        return
-    report.reporter = _domain_of(header(message, "From"))
-    answered = header(message, "Auto-Submitted").lower().startswith("auto-replied")
-    if parameter(message, "report-type") == "delivery-status" or answered:
-        report.shape = "auto-reply" if answered else "dsn"
-        report.reason = "no complaint: " + ("an automatic answer" if answered else "a delivery report")
-        return
-    originals: list[str] = []
-    texts: list[str] = []
-    inside: set[int] = set()
-    feedback = ""
-    for part in parts(message):
-        kind = content_type(part)
-        if id(part) in inside:
+def _contents(raw: bytes) -> Contents:
+    pieces = cut(raw)
+    found = Contents(top := next(pieces))
+    found.direct = "feedback-report" in top.fields.get("content-type", "").lower()
+    for piece in (top, *pieces):
+        kind = piece.kind
+        if kind in ("message/delivery-status", "message/global-delivery-status"):
+            found.delivery = True
+        elif kind == "message/feedback-report":
+            found.feedback.append(piece.text())
+            found.direct |= piece.depth <= 1
+        elif piece.opened:
             continue
-        if kind == "message/delivery-status":
-            report.shape, report.reason = "dsn", "no complaint: a delivery report"
-            return
-        if kind == "message/feedback-report":
-            inside |= {id(child) for child in _descendants(part)}
-            feedback += "\n" + text_of(part)
-            report.shape = "arf" if part in _children(message) else "nested"
-        elif kind in ("message/rfc822", "message/global", "text/rfc822-headers", "message/rfc822-headers"):
-            below = list(_descendants(part))
-            # A whole report that was forwarded: its own parts come next.
-            if not {"message/feedback-report", "message/delivery-status"} & {content_type(child) for child in below}:
-                inside |= {id(child) for child in below}
-                originals.append(text_of(part))
-        elif kind.startswith("text/") or (part is message and not part.is_multipart()):
-            texts.append(text_of(part))
-        elif kind == "application/octet-stream" and (text := text_of(part)) and HEADER_LINE.match(text):
-            originals.append(text)
-    _collect(message, settings, report, feedback, originals, texts)
-    _judge(report)
-
-
-def _collect(
-    message: Message, settings: Settings, report: Report, feedback: str, originals: list[str], texts: list[str]
-) -> None:
-    if feedback:
-        _read_text(feedback, settings, report, "arf")
-    for text in originals:
-        _read_text(text, settings, report, "nested" if FEEDBACK_TYPE.search(text) else "attached")
-    covering = "\n".join(texts)
-    if not report.evidence:
-        for text in texts:
-            _read_text(text, settings, report, "inline")
-    else:
-        # A type in the covering text counts: "not-spam" there must not act.
-        _feedback_types(covering, report)
-    if not report.evidence and not originals:
-        # Nothing inside: the headers themselves are what somebody saved or sent. With a text below them it may be one
-        # of our own newsletters to this address.
-        named = {name.lower() for name in message}
-        if "message-id" in named or named & TOP_HEADERS:
-            top = "\n".join(f"{name}: {value}" for name, value in message.items())
-            report.shape = "unparsed"
-            _read_text(top, settings, report, "mention" if covering.strip() else "headers")
-
-
-def _children(part: Message) -> list[Message]:
-    payload = part.get_payload()
-    return [one for one in payload if isinstance(one, Message)] if isinstance(payload, list) else []
-
-
-def _descendants(part: Message) -> Iterator[Message]:
-    waiting = list(_children(part))
-    for _ in range(1000):
-        if not waiting:
-            return
-        child = waiting.pop()
-        yield child
-        waiting = [*waiting, *_children(child)]
-
-
-def variants(text: str) -> list[str]:
-    """The text as it stands, and as it was before encodings that do not belong there: quoted-printable, URL, HTML."""
-    found = [text]
-    if "=\n" in text or "=\r\n" in text or re.search(r"=[0-9A-F]{2}", text):
-        found.append(quopri.decodestring(text.encode("latin-1", "replace")).decode("latin-1"))
-    if re.search(r"%[0-9A-Fa-f]{2}", text):
-        found.append(unquote(text, "latin-1"))
-    if "&" in text and ";" in text:
-        found.append(html.unescape(text))
+        elif kind in HEADERS or kind in MESSAGES:
+            found.originals.append(piece.text())
+        elif kind.startswith(("text/", "multipart/")) or piece is top:
+            found.texts.append((piece.text(), kind == "text/html"))
+        elif kind == "application/octet-stream" and quoting.BLOCK.match((text := piece.text())[:200].lower()):
+            found.originals.append(text)
     return found
 
 
-def _read_text(text: str, settings: Settings, report: Report, shape: str) -> None:
-    """Collect evidence from one text; `shape` is what the report is if there is any."""
-    if _feedback_types(text, report) and shape == "inline":
-        shape = "nested"
-    elif shape in ("inline", "attached") and len(set(map(str.lower, DSN_LINE.findall(text)))) >= 2:
-        shape = "dsn"
-    elif shape == "inline" and all(FIELD_OR_BLANK.fullmatch(line) for line in text.split("\n")):
-        shape = "headers"
-    elif shape == "inline" and len({name.lower() for name in HEADER_LINE.findall(text)}) < 2:
-        shape = "mention"
-    before = report.evidence
-    received = rf"\bby {re.escape(settings.hostname)}\s+\(Postfix[^)]{{0,80}}\)\s+(?:with \w+\s+)?id (\w{{6,20}})\b"
-    for variant in variants(text):
-        for found in settings.scan(variant):
-            if found not in report.addresses and len(report.addresses) < 200:
-                report.addresses.append(found)
-        for message_id in MESSAGE_ID.findall(variant):
-            # The last one wins, so one that comes again moves to the end.
-            if message_id in report.message_ids:
-                report.message_ids.remove(message_id)
-            report.message_ids = [*report.message_ids, message_id][-MESSAGE_IDS_LIMIT:]
-        for queue_id in re.findall(received, variant):
-            if queue_id not in report.queue_ids and len(report.queue_ids) < MESSAGE_IDS_LIMIT:
-                report.queue_ids.append(queue_id)
-    if report.evidence > before and report.shape == "unparsed":
-        report.shape = shape
+def _collect(contents: Contents, settings: Settings, report: Report) -> str:
+    """Gather what there is to find persons by, and the type; returns the shape."""
+    types: set[str] = set()
+    for text in (*contents.feedback, *contents.originals):
+        types |= _read_text(text, settings, report)
+    inside = bool(report.evidence)
+    for text, _ in contents.texts:
+        # A type in the covering text counts: "not-spam" there must not act.
+        types |= _read_text(text, settings, None if inside else report)
+    report.feedback_type = feedback_types.most_cautious(types)
+    answer = quoting.is_answer(contents.subject, contents.top.fields.get("in-reply-to", ""))
+    if contents.feedback:
+        return "arf" if contents.direct else "nested"
+    if types:
+        # A whole report as text; one that is quoted in an answer was acted on when it came.
+        return "reply" if answer and not contents.direct else "nested"
+    if contents.is_known_form(report.reporter):
+        return "provider"
+    if contents.is_returned():
+        return "dsn"
+    if contents.written and contents.has_text:
+        return "notice"
+    if inside:
+        return "attached"
+    return _in_text(contents, settings, report, answer)
 
 
-def _feedback_types(text: str, report: Report) -> bool:
-    found = {kind.lower() for variant in variants(text) for kind in FEEDBACK_TYPE.findall(variant)}
-    # Of several the one that forbids to act counts.
-    others = sorted(found - {"abuse"})
-    if others:
-        report.feedback_type = others[0]
-    elif found and not report.feedback_type:
-        report.feedback_type = "abuse"
-    return bool(found)
+def _in_text(contents: Contents, settings: Settings, report: Report, answer: bool) -> str:
+    """The shape of a letter that names somebody in its text, or else in its own header."""
+    if report.evidence:
+        styles = {quoting.style(text, is_html) for text, is_html in contents.texts}
+        return "reply" if answer else next(s for s in ("inline", "headers", "reply", "mention") if s in styles)
+    fields = contents.top.fields.keys()
+    if not contents.originals and ("message-id" in fields or fields & TOP_HEADERS):
+        # The headers themselves are what somebody saved or sent. With a text below them it may be one of our own
+        # newsletters to this address.
+        _read_text(contents.top.head, settings, report)
+    return "mention" if contents.has_text else "headers"
+
+
+def variants(text: str) -> Iterator[str]:
+    """The text as it was before encodings that do not belong there: quoted-printable, URL, HTML."""
+    if "=" in text and re.search(r"=(?:\r?\n|[0-9A-F]{2})", text):
+        yield quopri.decodestring(text.encode("latin-1", "replace")).decode("latin-1")
+    if "%" in text and re.search(r"%[0-9A-Fa-f]{2}", text):
+        yield unquote(text, "latin-1")
+    if "&" in text and ";" in text:
+        yield html.unescape(text)
+
+
+def _read_text(text: str, settings: Settings, report: Report | None) -> set[str]:
+    """Collect evidence from one text, unless there is enough; returns the types of feedback that it names."""
+    types = feedback_types.named(text)
+    if report:
+        _gather(text, settings, report)
+        # Costs more than all the rest, and an address says it all.
+        for form in () if report.addresses else variants(text):
+            types |= feedback_types.named(form)
+            _gather(form, settings, report)
+    return types
+
+
+def _gather(text: str, settings: Settings, report: Report) -> None:
+    for found in settings.scan(text):
+        if found not in report.addresses and len(report.addresses) < ADDRESSES_LIMIT:
+            report.addresses.append(found)
+    for message_id in _message_ids(text):
+        # The last one wins, so one that comes again moves to the end.
+        if message_id in report.message_ids:
+            report.message_ids.remove(message_id)
+        report.message_ids = [*report.message_ids, message_id][-MESSAGE_IDS_LIMIT:]
+    for queue_id in _queue_ids(text, settings.hostname):
+        if queue_id not in report.queue_ids and len(report.queue_ids) < MESSAGE_IDS_LIMIT:
+            report.queue_ids.append(queue_id)
+
+
+def _message_ids(text: str) -> Iterator[str]:
+    """Message-IDs in header lines, quoted or not, in order."""
+    lower = text.lower()
+    place = lower.find("message-id:")
+    while place >= 0:
+        line = text.rfind("\n", max(0, place - 60), place) + 1
+        found = MESSAGE_ID.match(text, place)
+        if found and (line or place < 60) and BEFORE_MESSAGE_ID.fullmatch(text, line, place):
+            yield found[1]
+        place = lower.find("message-id:", place + 11)
+
+
+def _queue_ids(text: str, hostname: str) -> list[str]:
+    if hostname not in text:
+        return []
+    received = rf"\bby {re.escape(hostname)}\s+\(Postfix[^)]{{0,80}}\)\s+(?:with \w+\s+)?id (\w{{6,20}})\b"
+    return re.findall(received, text)
 
 
 def _judge(report: Report) -> None:
-    if not report.evidence:
-        report.shape, report.reason = "unparsed", "names no address, queue ID or Message-ID of ours"
-    elif report.feedback_type not in ("", "abuse"):
-        report.reason = f"no complaint: feedback type {report.feedback_type}"
-    elif report.shape == "mention":
-        report.reason = "no complaint: neither a report nor a forwarded message; read it"
-    elif report.shape == "dsn":
-        report.reason = "no complaint: a delivery report"
+    if report.shape in SHOWN and (report.evidence or report.shape in ("dsn", "auto-reply", "receipt", "notice")):
+        report.show(SHOWN[report.shape])
+    elif not report.evidence:
+        report.shape = "unparsed"
+        report.show("names no address, queue ID or Message-ID of ours")
+    elif report.shape == "provider":
+        report.verdict, report.complaint = ACT, True
     else:
-        report.complaint = True
+        meaning = feedback_types.meaning(report.feedback_type)
+        report.verdict, report.complaint = meaning.verdict, meaning.complaint
+        if meaning.verdict != ACT:
+            report.reason = f"no complaint: feedback type {report.feedback_type or 'missing'}: {meaning.words}"
 
 
 def _domain_of(address: str) -> str:

@@ -1,6 +1,20 @@
 """Say what becomes of mail for a domain and how long a mailing takes, and learn which domains the providers host.
 
-`check` and `time` ask nobody: they read the providers' table, what was learned, and the budgets in force.
+  postfix-providers check gmail.com example.org
+  postfix-providers time 300000
+  postqueue -j | jq -r '.recipients[].address' | postfix-providers time
+  postfix-providers learn --file domains-of-the-next-mailing.txt
+
+A provider's budget, so many messages a second, is shared by all its domains: those that the table names, and those
+whose mail goes to one of its servers. `check` and `time` ask nobody: they read the table, what was learned, and the
+budgets in force. `time N` spreads N as recipients_share in the table says; on standard input a line may begin with its
+number, as `uniq -c` prints it. What `learn` finds holds for a day, and longer where a later look-up fails. Messages
+that Postfix has in its active queue keep their transport.
+
+Files:
+  /etc/postfix/providers.json        the table
+  /etc/postfix/hosted_domains        hosted domains, for Postfix
+  /var/lib/mail-tools/domains.json   what was learned
 
 Exit status: 0, 1 error or a mailing that does not fit into the queue's lifetime, 2 wrong arguments.
 """
@@ -8,6 +22,7 @@ Exit status: 0, 1 error or a mailing that does not fit into the queue's lifetime
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import re
 import sys
@@ -26,7 +41,8 @@ from civicrm_tools.mail.provider_table import DEFAULT, TABLE, USED, Table, load
 from civicrm_tools.mail.providers import domain_of
 
 NAME = "postfix-providers"
-COUNTED = re.compile(r"\s*(\d{1,9})\s+(\S+)\s*")
+# A quoted local part may hold blanks.
+COUNTED = re.compile(r"\s*(\d{1,9})\s+(\S.*?)\s*")
 
 
 def whose(domain: str, table: Table, hosted_at: Mapping[str, str]) -> str:
@@ -142,10 +158,17 @@ def count(lines: Iterable[str], table: Table, found: Domains) -> Counter[str]:
     return numbers
 
 
+def standard_input() -> Iterable[str]:
+    """Return the lines on standard input; a list in another encoding than UTF-8 is read all the same."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
+    return sys.stdin
+
+
 def recipients(options: argparse.Namespace, table: Table, found: Domains) -> Counter[str]:
     """{provider: recipients} of what the command line asks. Raises Failure."""
     if options.recipients in (None, "-"):
-        return count(sys.stdin, table, found)
+        return count(standard_input(), table, found)
     if not options.recipients.isascii() or not options.recipients.isdigit() or len(options.recipients) > 9:
         raise Failure(f"'{options.recipients}' is no number of recipients (see {NAME} --help)", command.USAGE)
     number = int(options.recipients)
@@ -180,8 +203,8 @@ def learn(options: argparse.Namespace, table: Table, found: Domains) -> int:
     except Failure as failure:
         command.tell(NAME, str(failure))
     if options.file:
-        given = sys.stdin.read() if options.file == "-" else Path(options.file).read_text()
-        seen |= {domain_of(line) for line in given.splitlines()}
+        given = standard_input() if options.file == "-" else Path(options.file).read_text(errors="replace").splitlines()
+        seen |= {domain_of(line) for line in given}
     looked_up, failed = hosted.learn(found, seen, table, hosted.dns(), now)
     hosted.save(options.state, found)
     content = found.hosted(table)

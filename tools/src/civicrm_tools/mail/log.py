@@ -12,8 +12,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, NamedTuple, cast
+from typing import IO, NamedTuple
 
 LOG = Path("/var/log/mail.log")
 
@@ -27,10 +28,12 @@ LINE = re.compile(
 # The texts of qmgr, cleanup and the delivery agents.
 SENDER = re.compile(r"from=<(?P<address>[^<>]*)>")
 MESSAGE_ID = re.compile(r"(?:resent-)?message-id=<?(?P<id>[^<>\s]+)>?")
-DELIVERY = re.compile(r"to=<(?P<to>[^>]*)>,.* status=(?P<status>\w+) \((?P<reply>.*)\)$")
+# Field by field up to the status: the reply behind it is the receiver's text, which may say "status=sent" as well.
+DELIVERY = re.compile(
+    r"to=<(?P<to>[^>]*)>,(?: [a-z_]+=(?:<[^>]*>|[^\s,]+),)* status=(?P<status>\w+) \((?P<reply>.*)\)$"
+)
 REQUEUED = re.compile(r"\borig_id=(?P<origin>\w+)")
-# For a search through millions of lines as bytes: where a message's line has its queue ID, and recipients' domains.
-HEAD = re.compile(rf"\]: ({QUEUE_ID}): ".encode())
+# For a search through millions of lines as bytes.
 RECIPIENT_DOMAIN = re.compile(rb": to=<[^>]*@([^>@]+)>")
 
 
@@ -68,8 +71,8 @@ def rotated(log: Path) -> list[Path]:
     return [*found, log] if log.exists() else found
 
 
-def open_log(path: Path) -> IO[bytes]:
-    return cast(IO[bytes], gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+def open_log(path: Path) -> BufferedIOBase:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
 
 
 class Place(NamedTuple):

@@ -8,22 +8,22 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from civicrm_tools.mail.mime import READ_LIMIT
+# Of one message no more is read: reports and DSNs say what they have to say at their beginning.
+READ_LIMIT = 4 * 1024 * 1024
+READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def read_head(path: Path | str | int, limit: int = READ_LIMIT, dir_fd: int | None = None) -> bytes:
     """The first `limit` bytes of a file, which is no link. Raises OSError."""
-    if isinstance(path, int):
-        descriptor = path
-    else:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
+    descriptor = path if isinstance(path, int) else os.open(path, READ, dir_fd=dir_fd)
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(f"{path}: no regular file")
@@ -61,6 +61,7 @@ class Folder:
         """`name` is the folder below INBOX, such as CiviMail.ignored; empty is INBOX itself."""
         self.path = maildir / f".{name}" if name else maildir
         self.maildir, self.name = maildir, name
+        self._kept: dict[str, int] = {}
 
     @contextmanager
     def _top(self) -> Iterator[int]:
@@ -78,12 +79,25 @@ class Folder:
     @contextmanager
     def opened(self, subdirectory: str) -> Iterator[int]:
         """A descriptor of new or cur. Raises OSError."""
+        if subdirectory in self._kept:
+            yield self._kept[subdirectory]
+            return
         with self._top() as top:
             descriptor = os.open(subdirectory, DIRECTORY, dir_fd=top)
             try:
                 yield descriptor
             finally:
                 os.close(descriptor)
+
+    @contextmanager
+    def kept(self) -> Iterator[Folder]:
+        """Keep the descriptors of new, cur and tmp open meanwhile, for work on many messages. Raises OSError."""
+        with ExitStack() as stack:
+            self._kept = {name: stack.enter_context(self.opened(name)) for name in ("new", "cur", "tmp")}
+            try:
+                yield self
+            finally:
+                self._kept = {}
 
     def make(self) -> None:
         """Make the folder as Dovecot would, owned by the mailbox's owner. Does nothing where it stands."""
@@ -153,6 +167,29 @@ class Folder:
             except FileNotFoundError:
                 return False
         return True
+
+    def wrap(self, entry: Entry, head: bytes, tail: bytes) -> None:
+        """Put a message between two texts; it is on the disk before it takes the old one's place. Raises OSError."""
+        with self.opened(entry.subdirectory) as place, self.opened("tmp") as tmp:
+            source = os.open(entry.name, READ, dir_fd=place)
+            flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+            with (
+                os.fdopen(source, "rb") as old,
+                os.fdopen(os.open(entry.name, flags, 0o600, dir_fd=tmp), "wb") as new,
+            ):
+                owner = os.fstat(old.fileno())
+                os.fchown(new.fileno(), owner.st_uid, owner.st_gid)
+                new.write(head)
+                shutil.copyfileobj(old, new)
+                new.write(tail)
+                new.flush()
+                os.fsync(new.fileno())
+            os.rename(entry.name, entry.name, src_dir_fd=tmp, dst_dir_fd=place)
+
+
+def plain_name(entry: Entry) -> str:
+    """A file name without Dovecot's hints about the size, for a message that has another one now."""
+    return re.sub(r",[SW]=\d+", "", entry.name.partition(":2,")[0])
 
 
 def fresh_name(entry: Entry) -> str:

@@ -10,6 +10,14 @@ panic and off put mail on hold, what is queued and what is still submitted; deli
 after a reboot and a converge. resume and on put back only what panic or off held, a few at a time: COUNT messages
 every SECONDS (100 5), or all at once with --at-once. Ctrl-C leaves the rest on hold; the same command goes on.
 
+The two are independent: the end of a panic leaves mailings off if they were. What comes in from outside during a panic
+goes on, but for what lay in the queue when it began. A process_mailing that runs is not killed, since CiviCRM would
+send again what it had not yet noted; its mail goes on hold. status fails if a Postfix does not hold what it should.
+
+Files:
+  /var/lib/mail-tools/off.json, panic.json  the states
+  /etc/postfix/mailing_state.db             the table by which Postfix holds new mail
+
 Exit status: 0, 1 error, 2 wrong arguments, 3 ended by --adaptive, 4 ended by a panic, 130 ended by Ctrl-C.
 """
 

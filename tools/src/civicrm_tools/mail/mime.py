@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from email.message import Message
-from email.parser import BytesParser
-from email.policy import compat32
+from typing import TYPE_CHECKING
 
-# Of one message no more is read: reports and DSNs say what they have to say at their beginning.
-READ_LIMIT = 4 * 1024 * 1024
+if TYPE_CHECKING:
+    from email.message import Message
+
+from civicrm_tools.mail.maildir import READ_LIMIT
+
 # The parser of the standard library compares every line with every open boundary and calls itself for every level.
 BOUNDARY_LIMIT = 64
 PARTS_LIMIT = 200
@@ -17,6 +18,9 @@ PARTS_LIMIT = 200
 
 def parse_message(raw: bytes) -> Message | None:
     """The message as MIME parts, or None where its structure would cost too much: then only its text counts."""
+    from email.parser import BytesParser  # 4 MB and 0.03 s, which --help does without
+    from email.policy import compat32
+
     if raw.lower().count(b"boundary") > BOUNDARY_LIMIT or raw.count(b"\n") > 200_000:
         return None
     try:
@@ -65,6 +69,8 @@ def header(part: Message, name: str) -> str:
 
 def text_of(part: Message) -> str:
     """A part as text: transfer encoding undone, bytes one to one (latin-1), never an archive unpacked."""
+    from email.message import Message
+
     try:
         if part.is_multipart():
             inner = part.get_payload()

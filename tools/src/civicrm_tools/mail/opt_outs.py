@@ -10,16 +10,18 @@ import hashlib
 import json
 import os
 import sqlite3
-import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from civicrm_tools.core.run import ProgramFailed, run
 from civicrm_tools.mail import deliveries
 from civicrm_tools.mail import log as maillog
 from civicrm_tools.mail.feedback import Person, Report
+from civicrm_tools.mail.feedback_types import ACT, SHOW
 from civicrm_tools.mail.return_path import Settings
 
 SCHEMA = (
@@ -30,6 +32,7 @@ CREATE TABLE IF NOT EXISTS complaint (
     person TEXT, report TEXT, day INTEGER, provider TEXT, site TEXT, job INTEGER,
     PRIMARY KEY (person, report)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS report (id TEXT PRIMARY KEY, time INTEGER, shape TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS typed (report TEXT PRIMARY KEY, type TEXT) WITHOUT ROWID;
 """
     + deliveries.SCHEMA
 )
@@ -48,18 +51,17 @@ class Actions:
     sender: str = ""
 
     def act(self, report: Report, raw: bytes) -> bool:
-        """Send what is due and record the report; False when an opt-out could not be handed over: try again."""
+        """Send what is due; False when an opt-out could not be handed over: try again. `record` comes next."""
         done = True
         for person in report.persons:
-            if not report.complaint:
-                continue
-            if not self.apply:
+            if report.verdict != ACT:
+                person.outcome = "shown" if report.verdict == SHOW else person.outcome
+            elif not self.apply:
                 person.outcome = "would opt out"
             elif not self._opt_out(person, report):
                 person.outcome, done = "failed", False
         if report.shape == "unparsed" and self.kept:
             self._keep(self.kept, report, raw)
-        self._record(report)
         return done
 
     def _opt_out(self, person: Person, report: Report) -> bool:
@@ -96,16 +98,12 @@ class Actions:
             "Auto-Submitted: auto-generated\nMIME-Version: 1.0\nContent-Type: text/plain; charset=us-ascii\n\n"
             "The provider of this person reported the newsletter as spam.\n"
         )
-        argv = [self.sendmail, "-i", "-f", sender, "--", person.opt_out]
         try:
-            done = subprocess.run(argv, input=text.encode(), capture_output=True, timeout=60, check=False)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            print(f"abuse-report: {error}", file=sys.stderr)
+            run(self.sendmail, "-i", "-f", sender, "--", person.opt_out, text=text, timeout=60)
+        except ProgramFailed as failure:
+            print(f"abuse-report: {failure}", file=sys.stderr)
             return False
-        if done.returncode:
-            words = done.stderr.decode("utf-8", "replace").strip() or f"exit status {done.returncode}"
-            print(f"abuse-report: sendmail: {words}", file=sys.stderr)
-        return done.returncode == 0
+        return True
 
     @staticmethod
     def _keep(directory: Path, report: Report, raw: bytes) -> None:
@@ -116,22 +114,34 @@ class Actions:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(raw)
 
-    def _record(self, report: Report) -> None:
-        if self.log:
-            line = (json.dumps(report.record()) + "\n").encode()
+    def record(self, reports: Iterable[Report]) -> None:
+        """Write reports down, in one step for all of them. One that is recorded again changes nothing but the log."""
+        reports = list(reports)
+        if self.log and reports:
+            lines = "".join(json.dumps(report.record()) + "\n" for report in reports).encode()
             descriptor = os.open(
                 self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o640
             )
             try:
-                # One write per line: two examiners never mix theirs.
-                os.write(descriptor, line)
+                # One write: two examiners never mix their lines.
+                os.write(descriptor, lines)
             finally:
                 os.close(descriptor)
         if self.database is None:
             return
-        day = deliveries.today()
-        for person in report.persons if report.complaint else []:
-            values = (person.opt_out, report.id, day, person.provider, person.site, person.job)
-            self.database.execute("INSERT OR IGNORE INTO complaint VALUES (?, ?, ?, ?, ?, ?)", values)
-        examined = (report.id, int(time.time()), report.shape)
-        self.database.execute("INSERT OR IGNORE INTO report VALUES (?, ?, ?)", examined)
+        now, day = int(time.time()), deliveries.today()
+        self.database.execute("BEGIN IMMEDIATE")
+        self.database.executemany(
+            "INSERT OR IGNORE INTO complaint VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                (person.opt_out, report.id, day, person.provider, person.site, person.job)
+                for report in reports
+                if report.complaint
+                for person in report.persons
+            ],
+        )
+        examined = [(report.id, now, report.shape) for report in reports]
+        self.database.executemany("INSERT OR IGNORE INTO report VALUES (?, ?, ?)", examined)
+        typed = [(report.id, report.feedback_type) for report in reports if report.feedback_type]
+        self.database.executemany("INSERT OR IGNORE INTO typed VALUES (?, ?)", typed)
+        self.database.execute("COMMIT")

@@ -15,10 +15,8 @@ it back in the same steps when they have stopped. State: /var/lib/postfix-pace/s
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import json
-import re
 import signal
 import socket
 import sys
@@ -26,14 +24,21 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from civicrm_tools.core import command, locks, metrics, systemd
 from civicrm_tools.core.command import DONE, USAGE, Failure
+from civicrm_tools.core.lazy import lazy
 from civicrm_tools.core.metrics import Family, gauge
 from civicrm_tools.mail import log as maillog
-from civicrm_tools.mail.provider_table import TABLE, USED, Table, load
+from civicrm_tools.mail import socketmap, verdict
+from civicrm_tools.mail.provider_table import TABLE, USED, Provider, Table, load
 from civicrm_tools.mail.throttle import Throttle, load_state, save_state
+
+if TYPE_CHECKING:
+    import asyncio
+else:
+    asyncio = lazy("asyncio")  # for the service alone: half of a start's time and memory
 
 NAME = "postfix-pace"
 STATE = Path("/var/lib/postfix-pace/state.json")
@@ -64,7 +69,7 @@ class Pace:
     due: float = 0.0
     waiting: int = 0
     begun: int = 0
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    turn: asyncio.Lock = field(default_factory=lambda: asyncio.Lock())
 
     async def wait(self, rate: Any) -> None:
         """Return when a delivery may begin. `rate()` gives deliveries a second; it may change meanwhile."""
@@ -90,6 +95,11 @@ def deferral(line: str) -> tuple[str, str]:
     if not parsed or not found or found["status"] != "deferred":
         return "", ""
     return parsed.tag.removeprefix("postfix-"), found["reply"][:1000]
+
+
+def asks_for_less(provider: Provider, reply: str) -> bool:
+    """Whether a deferral is for our pace: the texts of the table say so, or what is known of refusals."""
+    return bool(provider.pattern and provider.pattern.search(reply)) or verdict.of_reply(reply).slower
 
 
 def usable(path: Path) -> Table:
@@ -139,29 +149,19 @@ class Server:
             await pace.wait(lambda: self.rate(name) if name in self.table.providers else float("inf"))
 
     async def client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection of an smtp(8) process: netstrings "name key" in, one answer each."""
-        try:
-            while True:
-                length = await reader.readuntil(b":")
-                if not re.fullmatch(rb"\d{1,5}:", length):
-                    break
-                request = await reader.readexactly(int(length[:-1]) + 1)
-                if not request.endswith(b","):
-                    break
-                name = request.partition(b" ")[0].decode("ascii", "replace")
-                await self.grant(name)
-                writer.write(b"%d:%s," % (len(ANSWER), ANSWER))
-                await writer.drain()
-        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError):
-            pass
-        finally:
-            writer.close()
+        """One connection of an smtp(8) process: the table's name is the provider, and the answer comes at its turn."""
+
+        async def answer(name: str, _key: bytes) -> bytes:
+            await self.grant(name)
+            return ANSWER
+
+        await socketmap.serve(reader, writer, answer)
 
     def line(self, line: str, now: float) -> None:
         """Take in one line of Postfix's log."""
         name, reply = deferral(line)
         provider = self.table.providers.get(name)
-        if not provider or not provider.pattern or not provider.pattern.search(reply):
+        if not provider or not asks_for_less(provider, reply):
             return
         throttle, before = self.throttles[provider.name], self.rate(provider.name)
         if throttle.deferred(now, reply[:200], self.table.back_off, provider.lowest):

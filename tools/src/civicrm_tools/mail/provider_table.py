@@ -38,7 +38,7 @@ class Provider:
     """One entry of the table.
 
     `share` is how much of the largest mailing goes there, None if nobody has said; `pattern` what a deferral for our
-    pace looks like, None: nothing lowers the budget.
+    pace looks like, besides what `verdict` knows.
     """
 
     name: str

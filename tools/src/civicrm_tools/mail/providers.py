@@ -19,6 +19,7 @@ from pathlib import Path
 from civicrm_tools.core import files
 from civicrm_tools.core.command import Failure
 from civicrm_tools.core.run import ended, run
+from civicrm_tools.mail.international import a_labels
 from civicrm_tools.mail.postfix import Instance
 from civicrm_tools.mail.provider_table import DEFAULT, TABLE, BackOff, Table, load
 
@@ -128,9 +129,9 @@ def normal(address: str) -> str:
     """Return the domain of an address, or the domain itself, as Postfix looks it up.
 
     In lower case and without a final dot, as trivial-rewrite(8) makes it. An internationalized domain is known by its
-    A-labels (RFC 5890) alone: with `smtputf8_enable = no` Postfix sees no others.
+    A-labels, into which Postfix turns it before the message is queued (idn.pcre).
     """
-    return address.rpartition("@")[2].lower().removesuffix(".")
+    return a_labels(address.rpartition("@")[2]).lower().removesuffix(".")
 
 
 def domain_of(text: str) -> str:

@@ -6,6 +6,11 @@
   postfix-queue release --job 2936
   postfix-queue delete --recipient 'bounce-*@example.net' --older-than 2d
 
+list shows per recipient, oldest message first: queue, queue ID, age, provider, sender, recipient, and the reason of the
+last deferral. hold works on incoming, active and deferred, release on hold, delete on all four; none without a filter,
+unless --all is given. A filter given twice means either, different ones mean both. The provider of recipients that no
+other has is "default". hold reloads Postfix if active messages were held.
+
 hold --queue hold keeps what is on hold there when `mailing on` or `mailing resume` puts back the rest.
 hold, release and delete say what they would do and ask; scripts give --yes. They print the counts before and after.
 A release of many is better made with postfix-trickle.
@@ -23,7 +28,7 @@ from collections.abc import Callable, Sequence
 
 from civicrm_tools.core import command
 from civicrm_tools.core.command import DONE, Failure, in_words, messages
-from civicrm_tools.mail import mailing_state, postfix
+from civicrm_tools.mail import mailing_state, postfix, verdict
 from civicrm_tools.mail.postfix import Instance, Message
 from civicrm_tools.mail.providers import normal
 from civicrm_tools.mail.selection import QUEUES, Selection, add_filters, add_more_filters, job
@@ -81,9 +86,23 @@ def tally(what: str, found: list[Message], selection: Selection) -> Counter[str]
         "providers": lambda: Counter(selection.providers.of(r.address) for r in recipients),
         "jobs": lambda: Counter(str(job(m) or "none") for m in found),
         "senders": lambda: Counter(m.sender or "<>" for m in found),
-        "reasons": lambda: Counter(r.reason or "none" for r in recipients),
+        "reasons": lambda: reasons([r.reason for r in recipients]),
     }
     return by[what]()
+
+
+def reasons(said: list[str]) -> Counter[str]:
+    """Recipients by what keeps them waiting, each with the commonest words."""
+    groups: dict[str, Counter[str]] = {}
+    for reason in said:
+        about = str(verdict.of_reply(reason)) if reason else "none"
+        groups.setdefault(about, Counter())[reason] += 1
+    return Counter(
+        {
+            about if about == "none" else f"{about}: {words.most_common(1)[0][0]}": words.total()
+            for about, words in groups.items()
+        }
+    )
 
 
 def act(action: str, found: list[Message], where: Instance) -> int:
@@ -165,7 +184,7 @@ def parser() -> argparse.ArgumentParser:
         ("providers", "messages per provider"),
         ("jobs", "messages per CiviMail job"),
         ("senders", "messages per envelope sender"),
-        ("reasons", "messages per reason of the last deferral"),
+        ("reasons", "messages by what the last deferral is about, with its commonest words"),
         ("hold", "put on hold"),
         ("release", "release from hold and deliver"),
         ("delete", "delete for good"),

@@ -1,6 +1,7 @@
 """Count the messages in every queue of every Postfix instance, as Prometheus text or JSON.
 
-Reads the queue directories themselves, so it works while Postfix is down. Needs root.
+Reads the queue directories themselves, so it works while Postfix is down. Needs root. A timer,
+mail-tools-metrics.timer, writes the metric postfix_queue_length.
 
 Exit status: 0, 1 error, 2 wrong arguments.
 """

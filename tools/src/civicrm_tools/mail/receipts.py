@@ -1,8 +1,15 @@
-"""Tell Postfix which submitted mail is no bulk mail, by Sendmail's milter protocol on a socket from systemd.
+"""Prepare submitted mail for the signer, and tell Postfix which of it is no bulk mail: Sendmail's milter protocol.
 
-header_checks see one header at a time and cannot tell that one is missing. This program sees all of a message's headers
-and, unless one says that it is bulk mail, adds `X-Mail-Class: receipt`, which milter_header_checks act on. It sees no
-body, and knows neither sender nor recipients. When it is down Postfix treats all mail as bulk.
+It stands before the signer among Postfix' milters. Whatever a later server might have to change in a message is changed
+here (`seven_bit`), so that the signature holds.
+
+Of mail that sendmail submits it tells receipts, too: header_checks see one header at a time and cannot tell that one is
+missing. This program sees all of a message's headers and, unless one says that it is bulk mail, adds
+`X-Mail-Class: receipt`, which milter_header_checks act on. It knows neither sender nor recipients.
+
+On a third socket it answers cleanup(8) and smtpd(8), which ask for a domain's ASCII form in an address or a command.
+
+While it is down mail waits, as for the signer. A message that it cannot read passes as it is.
 
 Protocol: libmilter/mfdef.h of Sendmail 8, version 6. A packet is a length of four bytes, a command letter and its data.
 """
@@ -10,11 +17,14 @@ Protocol: libmilter/mfdef.h of Sendmail 8, version 6. A packet is a length of fo
 from __future__ import annotations
 
 import asyncio
+import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from civicrm_tools.core import command, systemd
 from civicrm_tools.core.command import DONE
+from civicrm_tools.mail import seven_bit, socketmap
+from civicrm_tools.mail.international import in_ascii
 
 NAME = "receipt-milter"
 MARK = b"X-Mail-Class"
@@ -23,11 +33,13 @@ BULK = {b"list-unsubscribe", b"list-id", b"x-civimail-bounce", MARK.lower()}
 PRECEDENCE = {b"bulk", b"list", b"junk"}
 
 VERSION = 6
-ADD_HEADERS = 0x01
-# Neither connect, helo, mail, rcpt, body, end of headers, unknown commands nor data are sent; a header wants no answer.
-LEAVE_OUT = 0x01 | 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x100 | 0x200
-NO_ANSWER_TO_HEADERS = 0x80
+ADD_HEADERS, CHANGE_BODY, CHANGE_HEADERS = 0x01, 0x02, 0x10
+# Neither connect, helo, mail, rcpt, end of headers, unknown commands nor data are sent; header and body want no answer.
+LEAVE_OUT = 0x01 | 0x02 | 0x04 | 0x08 | 0x40 | 0x100 | 0x200
+NO_ANSWER = 0x80 | 0x80000
 LARGEST = 1 << 20
+CHUNK = 65535
+WELCOME = struct.pack("!III", VERSION, ADD_HEADERS | CHANGE_BODY | CHANGE_HEADERS, LEAVE_OUT | NO_ANSWER)
 
 
 def is_bulk(name: bytes, value: bytes) -> bool:
@@ -39,51 +51,108 @@ def packet(command: bytes, data: bytes = b"") -> bytes:
 
 
 class Talk:
-    """One connection. `answer` takes a packet and returns what to write, or None to end."""
+    """One connection. `answer` takes a packet and returns what to write, or None to end.
 
-    def __init__(self) -> None:
-        self.bulk = False
+    marks: whether receipts get their mark.
+    """
+
+    def __init__(self, marks: bool = True) -> None:
+        self.marks = marks
+        self.forget()
+
+    def forget(self) -> None:
+        self.headers: list[seven_bit.Header] = []
+        self.body: list[bytes] = []
 
     def answer(self, command: bytes, data: bytes) -> bytes | None:
         if command == b"O":
-            return packet(b"O", struct.pack("!III", VERSION, ADD_HEADERS, LEAVE_OUT | NO_ANSWER_TO_HEADERS))
+            return packet(b"O", WELCOME)
         if command == b"L":
             name, _, value = data.partition(b"\0")
-            self.bulk = self.bulk or is_bulk(name, value.rstrip(b"\0"))
+            self.headers.append((name, value.rstrip(b"\0")))
+            return b""
+        if command == b"B":
+            self.body.append(data)
             return b""
         if command == b"E":
-            added = b"" if self.bulk else packet(b"h", MARK + b"\0receipt\0")
-            self.bulk = False
-            return added + packet(b"c")
+            self.body.append(data)
+            done = b"".join(self.changes()) + packet(b"c")
+            self.forget()
+            return done
         if command in (b"A", b"K"):
-            self.bulk = False
+            self.forget()
             return b""
         return b"" if command == b"D" else None if command == b"Q" else packet(b"c")
 
+    def changes(self) -> Iterator[bytes]:
+        """Packets that change the message."""
+        if self.marks and not any(is_bulk(*header) for header in self.headers):
+            yield packet(b"h", MARK + b"\0receipt\0")
+        try:
+            edits, body = seven_bit.edits(self.headers, b"".join(self.body))
+        except Exception as error:
+            # Better a signature that may break than mail that never leaves.
+            command.tell(NAME, f"passed as it is: {type(error).__name__}: {error}")
+            return
+        for name, place, value in edits:
+            # The mark is for this program alone to set.
+            if name.lower() != MARK.lower():
+                text = name + b"\0" + value + b"\0"
+                yield packet(b"m", struct.pack("!I", place) + text) if place else packet(b"h", text)
+        if body is not None:
+            for start in range(0, len(body), CHUNK):
+                yield packet(b"b", body[start : start + CHUNK])
 
-async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    talk = Talk()
-    try:
-        while True:
-            (length,) = struct.unpack("!I", await reader.readexactly(4))
+
+class Connection(asyncio.Protocol):
+    """Bytes to packets and back. A message comes in a few pieces of many packets each: none of them waits alone."""
+
+    def __init__(self, marks: bool) -> None:
+        self.talk = Talk(marks)
+        self.unread = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        data = self.unread + data
+        place = 0
+        while len(data) - place >= 4:
+            (length,) = struct.unpack_from("!I", data, place)
             if not 1 <= length <= LARGEST:
+                return self.transport.close()
+            end = place + 4 + length
+            if end > len(data):
                 break
-            data = await reader.readexactly(length)
-            answer = talk.answer(data[:1], data[1:])
+            answer = self.talk.answer(data[place + 4 : place + 5], data[place + 5 : end])
             if answer is None:
-                break
-            writer.write(answer)
-            await writer.drain()
-    except (asyncio.IncompleteReadError, ConnectionError):
-        pass
-    finally:
-        writer.close()
+                return self.transport.close()
+            self.transport.write(answer)
+            place = end
+        self.unread = data[place:]
+
+
+async def domain_in_ascii(_table: str, key: bytes) -> bytes:
+    """The answer to cleanup(8) or smtpd(8): the address with its domain in ASCII, if it has such a form."""
+    address = key.decode(errors="surrogateescape")
+    changed = in_ascii(address)
+    return b"OK " + changed.encode(errors="surrogateescape") if changed != address else b"NOTFOUND "
 
 
 async def run() -> None:
-    listening = systemd.listening("receipt-milter.socket")
-    async with await asyncio.start_unix_server(serve, sock=listening) as server:
-        await server.serve_forever()
+    """Serve the sockets of receipt-milter.socket, in its order; one written by an older playbook has fewer."""
+    loop = asyncio.get_running_loop()
+    kinds: list[Callable[[socket.socket], Awaitable[asyncio.Server]]] = [
+        lambda sock: loop.create_unix_server(lambda: Connection(marks=True), sock=sock),
+        lambda sock: loop.create_unix_server(lambda: Connection(marks=False), sock=sock),
+        lambda sock: asyncio.start_unix_server(
+            lambda reader, writer: socketmap.serve(reader, writer, domain_in_ascii), sock=sock
+        ),
+    ]
+    given = systemd.all_listening("receipt-milter.socket")
+    servers = [await serve(sock) for serve, sock in zip(kinds, given, strict=False)]
+    await asyncio.gather(*(server.serve_forever() for server in servers))
 
 
 def body(argv: Sequence[str] | None) -> int:

@@ -1,6 +1,7 @@
-"""Tell a refusal of us from an address that is dead, and say how many of them are a storm.
+"""Who refuses us, and how many refusals are a storm.
 
-X.7.X is policy, X.1.X and X.2.X are about the address (RFC 3463); the text of the refusal says it as well.
+A refusal belongs to the recipient's provider, by Postfix' rule (`providers`), and to the domain of the mail server that
+spoke. Both are names here: "gmail", "provider.example".
 """
 
 from __future__ import annotations
@@ -9,42 +10,37 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from civicrm_tools.mail import delivery_report
 from civicrm_tools.mail.delivery_report import Bounce
 from civicrm_tools.mail.return_path import SettingsError
+from civicrm_tools.mail.verdict import US, Verdict
 
-# Reasons that lie with the sender: the code says "policy" (RFC 3463, X.7.X), or the text does.
-POLICY_TEXTS = (
-    r"\bblocked\b",
-    r"\b(block|black|deny) ?-?list",
-    r"\b(rbl|dnsbl|spamhaus|spamcop|barracuda|senderscore)\b",
-    r"\breputation\b",
-    r"\bunsolicited\b",
-    r"\b(detected|classified|considered|identified|rejected) as spam\b",
-    r"\b(spf|dkim|dmarc)\b.{0,80}\b(fail|reject|align|requir)",
-    r"\brate ?-?limit",
-    r"\bpolicy (reason|violation|restriction)",
-)
-# Reasons that lie with the address, whatever else is said.
-GENUINE_STATUS = re.compile(r"5\.[12]\.\d+")
-GENUINE_TEXT = re.compile(
-    r"\b(unknown|no such|invalid|inactive|disabled|nonexistent|non-existent) (user|recipient|mailbox|address|account)"
-    r"|\b(user|recipient|mailbox|account) (is )?(unknown|not found|disabled|inactive)|does not exist",
-    re.IGNORECASE,
-)
+# Second-level names below which people register, where the top level is a country.
+REGISTRIES = {
+    *("ac", "co", "com", "edu", "gob", "gouv", "gov", "govt", "go", "ltd", "me", "mil"),
+    *("ne", "net", "nic", "nom", "or", "org", "plc", "sch"),
+}
+
+
+def organisation(host: str) -> str:
+    """The domain that somebody registered for a mail server's name, as far as its labels tell; addresses stay."""
+    labels = host.strip(".").lower().split(".")
+    if labels[-1].isdigit() or ":" in host:
+        return host
+    deep = len(labels) > 2 and len(labels[-1]) == 2 and labels[-2] in REGISTRIES
+    return ".".join(labels[-3 if deep else -2 :])
 
 
 @dataclass(frozen=True)
 class Limits:
-    """When refusals are a storm; times in seconds."""
+    """When refusals are a storm, and what stops a mailing; times in seconds."""
 
     mode: str
     storm_messages: int
     storm_share: float
     window: float
-    hold_back: float
     policy: tuple[re.Pattern[str], ...]
     pause_command: tuple[str, ...]
+    pause_domains_command: tuple[str, ...]
 
     @classmethod
     def of(cls, section: dict[str, Any]) -> Limits:
@@ -55,9 +51,9 @@ class Limits:
                 storm_messages=int(section.get("storm_messages", 20)),
                 storm_share=float(section.get("storm_share", 0.5)),
                 window=float(section.get("window_seconds", 600)),
-                hold_back=float(section.get("hold_back_seconds", 60)),
-                policy=tuple(re.compile(text, re.IGNORECASE) for text in section.get("policy_texts") or POLICY_TEXTS),
+                policy=tuple(re.compile(text, re.IGNORECASE) for text in section.get("policy_texts") or ()),
                 pause_command=tuple(map(str, section.get("pause_command") or ())),
+                pause_domains_command=tuple(map(str, section.get("pause_domains_command") or ())),
             )
         except (ValueError, TypeError, re.error) as error:
             raise SettingsError(f"bounce_breaker: {error}") from error
@@ -65,11 +61,25 @@ class Limits:
             raise SettingsError(f"bounce_breaker: mode {limits.mode!r} is neither active nor shadow")
         return limits
 
-    def is_policy(self, bounce: Bounce) -> bool:
-        """Whether the refusal is about us and not about the address."""
-        if bounce.action != "failed" or GENUINE_STATUS.fullmatch(bounce.status) or GENUINE_TEXT.search(bounce.text):
-            return False
-        codes = {bounce.status, *delivery_report.STATUS.findall(bounce.text)}
-        return any(code[2:].startswith("7.") for code in codes if code) or any(
-            pattern.search(bounce.text) for pattern in self.policy
-        )
+    def verdict(self, bounce: Bounce) -> Verdict:
+        """What a bounce is about; the operator's own texts come before all else."""
+        if bounce.action == "failed" and any(pattern.search(bounce.text) for pattern in self.policy):
+            return Verdict(US, "policy", "bounce_breaker: policy_texts")
+        return bounce.verdict
+
+    def is_storm(self, us: int, others: int) -> bool:
+        """Whether so many refusals of us are a storm. others: failures that are neither about us nor about an address.
+
+        Dead addresses do not count: an old list may have any number of them, and none says whether we are blocked.
+        """
+        return us >= self.storm_messages and us >= self.storm_share * (us + others)
+
+    def pause(self, name: str, domains: list[str]) -> list[str]:
+        """The command that stops the mailing to a provider, or to a server's domains where these are given."""
+        if not domains:
+            return [word.replace("{provider}", name) for word in self.pause_command]
+        return [
+            word.replace("{domain}", domain)
+            for word in self.pause_domains_command
+            for domain in (domains if "{domain}" in word else [""])
+        ]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from civicrm_tools.core import files
-from civicrm_tools.core.command import Failure
+from civicrm_tools.core.command import USAGE, Failure
 from civicrm_tools.mail import addresses
 from civicrm_tools.mail.addresses import Address
 from civicrm_tools.mail.provider_table import TABLE
@@ -23,7 +23,10 @@ SETTINGS = Path("/etc/mail-tools/return-path.json")
 
 
 class SettingsError(Failure):
-    """The settings cannot be used; the text is one line that says what to change."""
+    """The settings cannot be used, or what was asked does not fit them; one line that says what to change."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, USAGE)
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,21 @@ class Site:
         domains = "|".join(re.escape(domain) for domain in sorted(self.domains))
         return re.compile(rf"(?<![\w.%+-])(?:{local})@(?:(?i:{domains}))(?![\w-]|\.\w)", re.ASCII)
 
+    @cached_property
+    def _ends(self) -> re.Pattern[str]:
+        """Where an address may end: few places of a text, found fast."""
+        domains = "|".join(re.escape(domain) for domain in sorted(self.domains))
+        return re.compile(rf"@(?i:{domains})(?![\w-]|\.\w)", re.ASCII)
+
     def scan(self, text: str) -> Iterator[Address]:
         """All addresses of the contract inside a text, in order."""
-        for found in self._anywhere.finditer(text):
-            address = self.parse(found[0])
-            if address is not None:
-                yield address
+        behind = 0
+        for end in self._ends.finditer(text):
+            for found in self._anywhere.finditer(text, max(behind, end.start() - addresses.LENGTH_LIMIT), end.end()):
+                address = self.parse(found[0])
+                if address is not None:
+                    yield address
+            behind = end.end()
 
 
 @dataclass(frozen=True)
@@ -93,8 +105,11 @@ class Settings:
 
 
 def load_settings(path: Path = SETTINGS) -> Settings:
-    """Read the settings. Raises Failure."""
-    return files.read_json(path, _settings)
+    """Read the settings. Raises SettingsError."""
+    try:
+        return files.read_json(path, _settings)
+    except files.Unreadable as error:
+        raise SettingsError(str(error)) from error
 
 
 def _settings(raw: Any) -> Settings:

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 
 from civicrm_tools.core.command import seconds
 from civicrm_tools.mail import addresses
+from civicrm_tools.mail.international import in_ascii
 from civicrm_tools.mail.postfix import Instance, Message
 from civicrm_tools.mail.providers import Providers, normal
 
@@ -52,8 +53,8 @@ class Selection:
         self.providers.check(self.provider)
         self.domain = set(map(normal, options.domain))
         self.job = set(options.job)
-        self.sender = [pattern.lower() for pattern in getattr(options, "sender", [])]
-        self.recipient = [pattern.lower() for pattern in getattr(options, "recipient", [])]
+        self.sender = [in_ascii(pattern).lower() for pattern in getattr(options, "sender", [])]
+        self.recipient = [in_ascii(pattern).lower() for pattern in getattr(options, "recipient", [])]
         self.older_than = getattr(options, "older_than", None)
         self.queue = set(getattr(options, "queue", []))
         self.id = set(getattr(options, "id", []))

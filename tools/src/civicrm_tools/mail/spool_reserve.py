@@ -4,7 +4,8 @@ CiviMail books any failure of sendmail as a permanent bounce of the recipient, a
 reserve has to hold what a mailing job that runs already may still submit: the watch ends no job, it keeps the next from
 starting. What is queued goes on leaving, which makes room. With a quarter more than the reserve free, mailings go on.
 
-The state is the file spool-full.json beside those of `mailing`; the units of the mailing jobs look for it.
+The state is the file spool-full.json beside those of `mailing`; the units of the mailing jobs look for it. A timer,
+spool-reserve.timer, runs the command and writes the metrics postfix_spool_*.
 
 Exit status: 0, 1 error, 2 wrong arguments.
 """
@@ -12,10 +13,11 @@ Exit status: 0, 1 error, 2 wrong arguments.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from civicrm_tools.core import command, files, metrics
@@ -71,11 +73,18 @@ def families(rooms: Sequence[Room], need_bytes: int, need_inodes: int, full: boo
     ]
 
 
+def as_json(rooms: Iterable[Room], options: argparse.Namespace, full: bool) -> str:
+    """{"full", "reserve": {"bytes", "inodes"}, "instances": [{"instance", "free_bytes", "free_inodes"}]}."""
+    reserve = {"bytes": options.bytes, "inodes": options.inodes}
+    return json.dumps({"full": full, "reserve": reserve, "instances": [asdict(one) for one in rooms]}, indent=2)
+
+
 def parser() -> argparse.ArgumentParser:
     made = command.Parser(prog=NAME, description=__doc__)
     made.add_argument("--bytes", type=int, default=BYTES, metavar="N", help="reserve in bytes (%(default)s)")
     made.add_argument("--inodes", type=int, default=INODES, metavar="N", help="reserve in inodes (%(default)s)")
     made.add_argument("--dry-run", action="store_true", help="print the metrics and change nothing")
+    made.add_argument("--json", action="store_true", help="the same as JSON: {full, reserve, instances}")
     made.add_argument(
         "--output", type=Path, metavar="FILE", help="replace this file with the metrics, if its directory exists"
     )
@@ -86,12 +95,15 @@ def body(argv: Sequence[str] | None) -> int:
     options = parser().parse_args(argv)
     if options.bytes < 0 or options.inodes < 0:
         raise Failure("--bytes and --inodes must not be negative", command.USAGE)
-    if not options.dry_run:
+    if not (options.dry_run or options.json):
         command.need_root()
     rooms = [room(where.name, where.spool) for where in postfix.instances()]
     before = mailing_state.path(STATE).exists()
     full = decide(rooms, options.bytes, options.inodes, before)
     found = families(rooms, options.bytes, options.inodes, full)
+    if options.json:
+        print(as_json(rooms, options, full))
+        return DONE
     if options.dry_run:
         print(exposition(found), end="")
         return DONE

@@ -1,6 +1,7 @@
 """Halve a provider's budget while its deferrals say that we send too fast, and give it back; kept over restarts.
 
-Deferrals are replies 4XX (RFC 5321, 4.2.1) with a text that the table of providers names.
+Deferrals are replies 4XX (RFC 5321, 4.2.1) that ask us to send less: `verdict` knows them, and the table of providers
+may name others.
 """
 
 from __future__ import annotations

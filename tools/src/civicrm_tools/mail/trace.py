@@ -4,9 +4,12 @@
   postfix-trace '<20261120083345.4711@crm.example.org>'           Message-ID, with or without <>
   postfix-trace civicrm+b.2936.7009506.26d7b951968ebe4b@crm.example.org    VERP address, whatever its verb
   postfix-trace person@example.net                                recipient or sender
+  postfix-trace '"ada lovelace"@example.net'                      with the quotes that an address has
 
 Lines are grouped by queue ID. A requeued message and the bounce that a message caused have queue IDs of their own:
 they are shown too, and the message that they came from.
+What was refused before it got a queue ID stands last, under NOQUEUE. Upper and lower case are the same. The log is
+/var/log/mail.log with its rotated files, which the group adm may read.
 
 Exit status: 0 found, 1 nothing found or error, 2 wrong arguments.
 """
@@ -18,21 +21,26 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from civicrm_tools.core import command
 from civicrm_tools.core.command import DONE, Failure
-from civicrm_tools.mail import addresses
+from civicrm_tools.mail import addresses, search
 from civicrm_tools.mail import log as maillog
-from civicrm_tools.mail.log import HEAD, QUEUE_ID
+from civicrm_tools.mail.international import in_ascii
+from civicrm_tools.mail.log import QUEUE_ID
+from civicrm_tools.mail.search import HEAD
 
 NAME = "postfix-trace"
-CHUNK = 1 << 22
 
 # What stands before the queue ID of a relative: a requeued message names where it came from, another its bounce.
 ORIGIN, BOUNCE = b" orig_id=", b" notification: "
+NOT_ASCII = re.compile(rb"[^\x00-\x7f]")
 RELATIVE = re.compile(rf"({QUEUE_ID})$".encode())
 REFUSED = "NOQUEUE"
+# Blanks belong to an address only in a quoted local part (RFC 5321, 4.1.2).
+QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"@\S+')
 
 
 @dataclass
@@ -56,105 +64,89 @@ def search_for(key: str) -> Search:
     """How a key stands in the log: addresses and Message-IDs in <>, a VERP address also as the envelope sender."""
     key = key.strip()
     bare = key.removeprefix("<").removesuffix(">")
-    if not bare or re.search(r"\s", bare):
+    if not bare or (re.search(r"\s", bare) and not QUOTED.fullmatch(bare)):
         raise Failure(f"'{key}' is no queue ID, Message-ID or address", command.USAGE)
     if re.fullmatch(QUEUE_ID, bare):
         return Search([], {bare.encode()})
-    wanted = [bare]
+    wanted = [bare, in_ascii(bare)]
     if found := addresses.parse_any(bare):
         wanted.append(found.bounce)
     forms = [f"=<{text}>" for text in wanted] + [f"message-id={bare}"]
-    return Search(list(dict.fromkeys(form.lower().encode() for form in forms)), set())
+    needles = [form.encode(errors="surrogateescape").lower() for form in forms]
+    # Postfix logs a question mark for each byte that is not ASCII.
+    needles += [NOT_ASCII.sub(b"?", needle) for needle in needles]
+    return Search(list(dict.fromkeys(needles)), set())
 
 
-def chunks(logs: Sequence[Path]) -> Iterator[bytes]:
-    """The logs in pieces of whole lines: memory stays the same whatever their size."""
+def chunks(logs: Sequence[Path]) -> Iterator[tuple[int, bytes]]:
+    """Yield the logs in pieces of whole lines, each with the bytes before it."""
+    before = 0
     for path in logs:
-        with maillog.open_log(path) as file:
-            rest = b""
-            while piece := file.read(CHUNK):
-                whole, newline, rest_of_piece = piece.rpartition(b"\n")
-                if newline:
-                    yield rest + whole + newline
-                    rest = rest_of_piece
-                else:
-                    rest += piece
-            if rest:
-                yield rest + b"\n"
+        for chunk in search.chunks(path):
+            yield before, chunk
+            before += len(chunk)
 
 
-def line_around(chunk: bytes, position: int) -> bytes:
-    return chunk[chunk.rfind(b"\n", 0, position) + 1 : chunk.find(b"\n", position)]
+def find_ids(logs: Sequence[Path], wanted: Search) -> tuple[set[bytes], Group]:
+    """Return the queue IDs of all lines that hold a needle, and those lines that got none."""
+    ids, nameless = set(wanted.ids), Group(REFUSED)
+    for _, chunk in chunks(logs) if wanted.needles else ():
+        for _, line in search.lines_at(chunk, search.places(chunk.lower(), wanted.needles)):
+            if head := HEAD.search(line):
+                ids.add(head[1])
+            elif b"]: NOQUEUE: " in line:
+                nameless.lines.append(line.decode(errors="replace"))
+    return ids, nameless
 
 
-def found_in(chunk: bytes, needle: bytes) -> Iterator[int]:
-    """Positions of a needle."""
-    position = chunk.find(needle)
-    while position >= 0:
-        yield position
-        position = chunk.find(needle, position + 1)
+def naming(chunk: bytes, ids: set[bytes]) -> list[tuple[int, bytes]]:
+    """Return the lines of these queue IDs, and others among which are those that name one of them as a relative."""
+    if len(ids) <= search.FEW:
+        return search.lines_at(chunk, search.places(chunk, ids))
+    return search.lines_at(chunk, chain(search.heads(chunk, ids), search.places(chunk, (ORIGIN, BOUNCE))))
 
 
-def find_ids(logs: Sequence[Path], search: Search) -> set[bytes]:
-    """The queue IDs of all lines that hold a needle."""
-    ids = set(search.ids)
-    for chunk in chunks(logs) if search.needles else ():
-        lower = chunk.lower()
-        for needle in search.needles:
-            for position in found_in(lower, needle):
-                if head := HEAD.search(line_around(chunk, position)):
-                    ids.add(head[1])
-    return ids
+def relatives(line: bytes, queue_id: bytes) -> tuple[bytes, bytes] | None:
+    """(parent, child) if the line, of a queue ID, names a requeue or a bounce."""
+    if (ORIGIN in line or BOUNCE in line) and (other := RELATIVE.search(line)):
+        return (other[1], queue_id) if ORIGIN in line else (queue_id, other[1])
+    return None
 
 
-def relatives(chunk: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """(parent, child) of each line that names a requeue or a bounce."""
-    for word in (ORIGIN, BOUNCE):
-        for position in found_in(chunk, word):
-            line = line_around(chunk, position)
-            head, other = HEAD.search(line), RELATIVE.search(line)
-            if head and other:
-                yield (other[1], head[1]) if word == ORIGIN else (head[1], other[1])
+def collect(logs: Sequence[Path], ids: set[bytes]) -> list[Group]:
+    """The lines of these queue IDs and of their relatives, in the order of their first lines.
 
-
-def collect(logs: Sequence[Path], search: Search, ids: set[bytes]) -> list[Group]:
-    """The lines of these queue IDs and of their relatives, which `ids` grows by; last, what got no queue ID.
-
-    A relative's first lines may stand before the line that names it: then all is read again.
+    A relative's first lines may stand before the line that names it: then all is read again, for the relative alone.
     """
-    while True:
-        before, nameless, families = len(ids), Group(REFUSED), []
-        groups: dict[bytes, Group] = {}
-        for chunk in chunks(logs):
-            for head in HEAD.finditer(chunk):
-                if head[1] in ids:
-                    line = line_around(chunk, head.start()).decode(errors="replace")
-                    groups.setdefault(head[1], Group(head[1].decode())).lines.append(line)
-            for pair in relatives(chunk):
-                if not ids.isdisjoint(pair):
-                    ids.update(pair)
-                    families.append(pair)
-            if search.needles:
-                nameless.lines += refused(chunk, search.needles)
-        if len(ids) == before:
-            break
-    for parent, child in families:
+    found: dict[bytes, list[tuple[int, bytes]]] = {}
+    families: dict[tuple[bytes, bytes], int] = {}
+    new, known = ids, set(ids)
+    while new:
+        for before, chunk in chunks(logs):
+            for start, line in naming(chunk, new):
+                if not (head := HEAD.search(line)):
+                    continue
+                if head[1] in new:
+                    found.setdefault(head[1], []).append((before + start, line))
+                if (pair := relatives(line, head[1])) and not new.isdisjoint(pair):
+                    families[pair] = before + start
+        new = {queue_id for pair in families for queue_id in pair} - known
+        known |= new
+    groups = {
+        queue_id: Group(queue_id.decode(), [line.decode(errors="replace") for _, line in lines])
+        for queue_id, lines in sorted(found.items(), key=lambda item: item[1][0][0])
+    }
+    for parent, child in sorted(families, key=lambda pair: families[pair]):
         if parent in groups:
             groups[parent].children.append(child.decode())
-    return [*groups.values(), *([nameless] if nameless.lines else [])]
-
-
-def refused(chunk: bytes, needles: Sequence[bytes]) -> Iterator[str]:
-    for position in found_in(chunk, b"]: NOQUEUE: "):
-        line = line_around(chunk, position)
-        if any(needle in line.lower() for needle in needles):
-            yield line.decode(errors="replace")
+    return list(groups.values())
 
 
 def trace(key: str, logs: Sequence[Path]) -> list[Group]:
-    """All that the logs, oldest first, say about a key. Raises Failure for a key of no known form."""
-    search = search_for(key)
-    return collect(logs, search, find_ids(logs, search))
+    """All that the logs, oldest first, say about a key; last, what got no queue ID. Raises Failure for a key of no
+    known form."""
+    ids, nameless = find_ids(logs, search_for(key))
+    return [*collect(logs, ids), *([nameless] if nameless.lines else [])]
 
 
 def as_json(key: str, groups: list[Group]) -> str:

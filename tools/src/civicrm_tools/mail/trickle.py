@@ -5,7 +5,12 @@
   postfix-trickle --adaptive 50 5           slower at 10 % deferrals, an end at 50 %
 
 Prints the effective rate first. Ctrl-C ends it; the rest stays on hold. What has spent more than half of its
-lifetime gets a new queue ID and a new lifetime, since its first deferral would bounce it.
+lifetime gets a new queue ID and a new lifetime, since its first deferral would bounce it; while new mail is held it
+stays on hold. Postfix is reloaded first if its queue manager may still know held messages as active: it would go on to
+offer each of them to its transport.
+
+--adaptive reads in the log what became of what was released: from 10 % deferrals the interval doubles, up to sixteen
+times; below 10 % it halves again; at 50 % the release ends. Each change is judged by ten outcomes of its own.
 
 Exit status: 0 hold is empty (of what was chosen), 1 error, 2 wrong arguments, 3 ended by --adaptive,
 4 ended by `mailing panic`, 130 ended by Ctrl-C or SIGTERM.

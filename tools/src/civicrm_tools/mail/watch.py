@@ -11,30 +11,34 @@ there a second time stays.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import re
 import sqlite3
-import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from civicrm_tools.core import metrics
-from civicrm_tools.core.command import Failure
+from civicrm_tools.core import command, metrics
 from civicrm_tools.core.locks import locked
 from civicrm_tools.core.metrics import Family, gauge
+from civicrm_tools.core.run import ProgramFailed, run
 from civicrm_tools.mail import delivery_report
 from civicrm_tools.mail.journal import open_state
 from civicrm_tools.mail.maildir import Entry, Folder, fresh_name
 from civicrm_tools.mail.return_path import SETTINGS, Settings, Site, load_settings
+from civicrm_tools.mail.verdict import NOBODY, US
+
+NAME = "mailbox-watch"
 
 # Folder below INBOX for each name in the metrics. The application makes processed and ignored.
 FOLDERS = {
     "inbox": "",
     "incoming": "Incoming",
     "quarantine": "Quarantine",
+    "refused": "Refused",
+    "notices": "Notices",
     "processed": "CiviMail.processed",
     "ignored": "CiviMail.ignored",
     "poison": "Poison",
@@ -94,7 +98,8 @@ class Watch:
                 except OSError:
                     continue
                 bounce = delivery_report.read(raw, site)
-                valid = bounce is not None and bounce.action == "failed" and b"Action:" in raw
+                # Refusals of us and what is no bounce were never the application's to understand.
+                valid = bounce is not None and bounce.verdict.subject not in (US, NOBODY) and b"Action:" in raw
                 digest = hashlib.sha256(raw).hexdigest()
                 values = (site.name, name, valid, digest)
                 self.database.execute("INSERT OR REPLACE INTO looked VALUES (?, ?, ?, ?)", values)
@@ -212,29 +217,18 @@ def in_order(folder: Folder) -> list[Entry]:
 
 def ended_run(unit: str, since: float) -> float:
     """When the unit's last run ended (UNIX time), if it began after `since` and has ended; else 0."""
-    argv = [
-        "systemctl",
-        "show",
-        "--timestamp=unix",
-        "-p",
-        "ExecMainStartTimestamp",
-        "-p",
-        "ExecMainExitTimestamp",
-        unit,
-    ]
+    wanted = ("-p", "ExecMainStartTimestamp", "-p", "ExecMainExitTimestamp")
     try:
-        said = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False).stdout
-    except (OSError, subprocess.TimeoutExpired):
+        said = run("systemctl", "show", "--timestamp=unix", *wanted, unit, timeout=30, statuses=()).stdout
+    except ProgramFailed:
         return 0.0
     times = dict(re.findall(r"^ExecMain(Start|Exit)Timestamp=@(\d+)$", said, re.MULTILINE))
     began, ended = float(times.get("Start", 0)), float(times.get("Exit", 0))
     return ended if since < began <= ended else 0.0
 
 
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
-        prog="mailbox-watch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parser() -> command.Parser:
+    top = command.Parser(prog=NAME, description=__doc__)
     top.add_argument("--config", default=SETTINGS, type=Path, metavar="FILE", help=f"settings (default: {SETTINGS})")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("run", help="write the metrics, set poison aside; a timer does this")
@@ -245,29 +239,25 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Exit status 0; 1 when something could not be done; 2 for wrong usage or settings."""
+def body(argv: Sequence[str] | None) -> int:
     options = parser().parse_args(argv)
-    try:
-        settings = load_settings(options.config)
-        section = settings.section("mailbox_watch")
-        site = settings.site(options.site) if options.command == "replay-ignored" else None
-    except Failure as error:
-        print(f"mailbox-watch: {error}", file=sys.stderr)
-        return 2
+    settings = load_settings(options.config)
+    section = settings.section("mailbox_watch")
+    site = settings.site(options.site) if options.command == "replay-ignored" else None
     state = Path(section.get("state_file") or "/var/lib/mailbox-watch/state.db")
-    try:
-        with locked(state.with_suffix(".lock")):
-            runs = int(section.get("poison_runs") or POISON_RUNS)
-            watch = Watch(settings, open_state(state, SCHEMA), runs, time.time())
-            if site:
-                moved = watch.replay(site, options.limit, options.dry_run)
-                print(f"{moved} messages {'would go' if options.dry_run else 'went'} back to INBOX of {site.name}")
-            else:
-                found = watch.run()
-                if settings.textfile_directory:
-                    metrics.write(settings.textfile_directory / "mailbox-watch.prom", found)
-    except (OSError, sqlite3.Error) as error:
-        print(f"mailbox-watch: {error}", file=sys.stderr)
-        return 1
-    return 0
+    with locked(state.with_suffix(".lock")):
+        runs = int(section.get("poison_runs") or POISON_RUNS)
+        watch = Watch(settings, open_state(state, SCHEMA), runs, time.time())
+        if site:
+            moved = watch.replay(site, options.limit, options.dry_run)
+            print(f"{moved} messages {'would go' if options.dry_run else 'went'} back to INBOX of {site.name}")
+        else:
+            found = watch.run()
+            if settings.textfile_directory:
+                metrics.write(settings.textfile_directory / "mailbox-watch.prom", found)
+    return command.DONE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 0; 1 when something could not be done; 2 for wrong usage or settings."""
+    return command.run(NAME, body, argv, also=(sqlite3.Error,))

@@ -115,8 +115,12 @@ def withdraw(config: Config, number: str) -> int:
     return DONE
 
 
-def show(config: Config) -> int:
+def show(config: Config, as_json: bool) -> int:
     with archive(config) as state:
+        if as_json:
+            found = {"published": state.published, "refused": state.refused, "withdrawn": state.withdrawn}
+            print(json.dumps(found, indent=2))
+            return DONE
         for number, entry in sorted(state.published.items(), key=lambda item: item[1]["file"]):
             print(f"{number}\tpublished\t{entry['file']}\t{entry['subject']}")
         for number, reasons in sorted(state.refused.items()):
@@ -186,8 +190,10 @@ def body(argv: Sequence[str] | None) -> int:
     parser = command.Parser(prog=NAME, description=__doc__)
     parser.add_argument("--config", type=Path, default=CONFIG, help=f"settings; {CONFIG} unless given")
     commands = parser.add_subparsers(dest="command", required=True, metavar="run | list | withdraw ID")
-    for name in ("run", "list", "known", "take"):
+    for name in ("run", "known", "take"):
         commands.add_parser(name)
+    listing = commands.add_parser("list", help="what became of each newsletter")
+    listing.add_argument("--json", action="store_true", help="as JSON: published, refused and withdrawn")
     commands.add_parser("withdraw").add_argument("id")
     options = parser.parse_args(argv)
     config = Config.read(options.config)
@@ -196,7 +202,9 @@ def body(argv: Sequence[str] | None) -> int:
     become(config.user)
     if options.command == "withdraw":
         return withdraw(config, options.id)
-    return {"list": show, "known": known, "take": take}[options.command](config)
+    if options.command == "list":
+        return show(config, options.json)
+    return {"known": known, "take": take}[options.command](config)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

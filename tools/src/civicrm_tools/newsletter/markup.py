@@ -137,7 +137,7 @@ def sanitised(source: str, tokens: dict[str, str], image_hosts: list[str]) -> st
     # A stray </p> is an empty paragraph to a browser, and so to nh3.
     output, visible = "".join(page.output).replace("<p></p>", ""), "".join(page.visible)
     # What a reader sees, and once more what was really written.
-    judge(visible, html.unescape(output))
+    judge({"the text": visible, "the markup": html.unescape(output)})
     if not visible.strip():
         raise Refused("no text")
     return output

@@ -14,7 +14,7 @@ from typing import Any
 from civicrm_tools.core import files
 from civicrm_tools.core.locks import locked
 from civicrm_tools.newsletter.markup import sanitised, token_replacer
-from civicrm_tools.newsletter.personal import Refused, judge
+from civicrm_tools.newsletter.personal import Refused, is_printable, judge
 
 SUBJECT_CHARACTERS = 300
 
@@ -99,9 +99,11 @@ def publish(config: Config, mailing: dict[str, str]) -> dict[str, str]:
     except ValueError as error:
         raise Refused("no date such as 2026-01-31") from error
     subject = " ".join(token_replacer(config.tokens)(mailing["subject"]).split())
-    if not subject or len(subject) > SUBJECT_CHARACTERS or not subject.isprintable():
-        raise Refused(f"no subject of up to {SUBJECT_CHARACTERS} printable characters")
-    judge(subject)
+    if not subject or len(subject) > SUBJECT_CHARACTERS:
+        raise Refused(f"a subject of {len(subject)} characters: it must have 1 to {SUBJECT_CHARACTERS}")
+    if not is_printable(subject):
+        raise Refused("a control character, or one that turns the writing direction, in the subject")
+    judge({"the subject": subject})
     content = sanitised(mailing["html"], config.tokens, config.image_hosts)
     entry = {"date": date, "subject": subject, "file": f"{date}-{mailing['id']}.html"}
     home = f'<p><a href="./">{html.escape(config.title)}</a></p>'

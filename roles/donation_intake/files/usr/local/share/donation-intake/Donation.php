@@ -12,9 +12,10 @@ final class Donation
         'UGX' => 0, 'VND' => 0, 'VUV' => 0, 'XAF' => 0, 'XOF' => 0, 'XPF' => 0,
     ];
     private const REQUIRED = ['idempotency_key', 'amount', 'currency', 'campaign', 'payment_reference', 'contact'];
-    private const CONTACT_REQUIRED = ['first_name', 'last_name', 'email'];
-    private const CONTACT_OPTIONAL = ['address', 'country'];
-    private const ADDRESS_REQUIRED = ['street_address', 'city', 'postal_code'];
+    private const CONTACT_REQUIRED = ['email'];
+    private const CONTACT_OPTIONAL = ['first_name', 'last_name', 'address', 'country'];
+    private const ADDRESS_REQUIRED = ['street_address', 'city'];
+    private const ADDRESS_OPTIONAL = ['postal_code'];
     // Control characters, line separators, marks that turn the writing direction, and what makes a tag.
     private const FORBIDDEN = '/[\p{Cc}\x{2028}\x{2029}\x{202A}-\x{202E}\x{2066}-\x{2069}<>]/u';
 
@@ -73,28 +74,48 @@ final class Donation
     {
         $contact = self::object($contact, 'contact');
         self::checkKeys($contact, self::CONTACT_REQUIRED, self::CONTACT_OPTIONAL, 'contact.');
-        $email = self::text($contact, 'email', 254, 'contact.');
-        if (filter_var($email, FILTER_VALIDATE_EMAIL) === false) {
+        $email = Email::normal(self::text($contact, 'email', 254, 'contact.'));
+        if ($email === null) {
             throw new Refusal(422, 'field_invalid', 'contact.email is not an e-mail address.', 'contact.email');
         }
         $read = [
-            'first_name' => self::text($contact, 'first_name', 64, 'contact.'),
-            'last_name' => self::text($contact, 'last_name', 64, 'contact.'),
+            'first_name' => self::optionalText($contact, 'first_name', 64, 'contact.'),
+            'last_name' => self::optionalText($contact, 'last_name', 64, 'contact.'),
             'email' => $email,
         ];
+        if ($read['first_name'] === '' && $read['last_name'] === '') {
+            throw new Refusal(422, 'field_missing', 'contact.last_name is missing, and contact.first_name, too: one of both is needed.', 'contact.last_name');
+        }
+        $country = isset($contact['country']) ? self::country($contact) : null;
         if (isset($contact['address'])) {
-            $address = self::object($contact['address'], 'contact.address');
-            self::checkKeys($address, self::ADDRESS_REQUIRED, [], 'contact.address.');
-            $read['address'] = [
-                'street_address' => self::text($address, 'street_address', 96, 'contact.address.'),
-                'city' => self::text($address, 'city', 64, 'contact.address.'),
-                'postal_code' => self::text($address, 'postal_code', 12, 'contact.address.'),
-            ];
+            $read['address'] = self::address($contact['address'], $country);
         }
-        if (isset($contact['country'])) {
-            $read['country'] = self::match($contact, 'country', '/^[A-Z]{2}$/D', 'two capital letters (ISO 3166)', 'contact.');
+        return $read + ($country ? ['country' => $country] : []);
+    }
+
+    private static function country(array $contact): string
+    {
+        $country = Country::code(self::string($contact['country'], 'contact.country'));
+        if ($country === null) {
+            throw new Refusal(422, 'field_invalid', "contact.country must be a country's two capital letters (ISO 3166).", 'contact.country');
         }
-        return $read;
+        return $country;
+    }
+
+    /** @return array<string, string> without a postal code where the country has none, or none is known */
+    private static function address(mixed $address, ?string $country): array
+    {
+        $address = self::object($address, 'contact.address');
+        self::checkKeys($address, self::ADDRESS_REQUIRED, self::ADDRESS_OPTIONAL, 'contact.address.');
+        $read = [
+            'street_address' => self::text($address, 'street_address', 96, 'contact.address.'),
+            'city' => self::text($address, 'city', 64, 'contact.address.'),
+        ];
+        $code = self::optionalText($address, 'postal_code', 12, 'contact.address.');
+        if ($code === '' && $country && Country::needsPostalCode($country)) {
+            throw new Refusal(422, 'field_missing', 'contact.address.postal_code is missing.', 'contact.address.postal_code');
+        }
+        return $read + ($code === '' ? [] : ['postal_code' => $code]);
     }
 
     /** @param string[] $required @param string[] $optional */
@@ -145,5 +166,12 @@ final class Donation
             throw new Refusal(422, 'field_invalid', "$prefix$name must be 1 to $max printable characters without < and >.", "$prefix$name");
         }
         return $value;
+    }
+
+    /** The same, or '' where there is nothing: forms send a field that was left empty. */
+    private static function optionalText(array $data, string $name, int $max, string $prefix): string
+    {
+        $value = $data[$name] ?? '';
+        return is_string($value) && trim($value, ' ') === '' ? '' : self::text($data, $name, $max, $prefix);
     }
 }

@@ -8,6 +8,11 @@ namespace OneClick;
 // Today's form of the address contract without the local part: u.<job>.<queue>.<hash>.
 const PATH = '#^/one-click/(u\.[1-9][0-9]{0,9}\.[1-9][0-9]{0,9}\.[0-9a-z]{16})$#D';
 
+// Where it is noted what was handed over, and for how long, in seconds, a second POST for one mail is the same wish. Mail
+// programs and providers post again when an answer is slow; who came back to the list meanwhile may leave it again.
+const STATE = '/var/lib/one-click';
+const SAME_WISH = 900;
+
 const PAGE = <<<'HTML'
     <!DOCTYPE html>
     <html lang="en">
@@ -49,7 +54,7 @@ function answer(): void
         page(405, '<p>Not with this method.</p>');
     } elseif (($_POST['List-Unsubscribe'] ?? null) !== 'One-Click') {
         page(400, FORM);
-    } elseif (submit($found[1])) {
+    } elseif (take($found[1])) {
         // The same words for a right and a wrong hash: CiviCRM compares it, later, and nobody can try hashes here.
         page(200, '<p>You will get no more newsletters of this list. It may take a few minutes.</p>');
     } else {
@@ -64,11 +69,8 @@ function page(int $status, string $body): void
     printf(PAGE, $body);
 }
 
-/**
- * Hand a mail for the address to Postfix, and return whether it took it: postdrop writes it to disk (fsync) before
- * sendmail ends with 0. PHP's mail() would take "try again later" (75) for success.
- */
-function submit(string $person): bool
+/** Hand the wish over, unless it was handed over just now; returns whether Postfix has it. */
+function take(string $person): bool
 {
     $config = json_decode((string) file_get_contents((string) ($_SERVER['ONE_CLICK_CONFIG'] ?? '')), true);
     if (!is_string($config['localpart'] ?? null) || !is_string($config['mail_domain'] ?? null)) {
@@ -76,11 +78,40 @@ function submit(string $person): bool
         return false;
     }
     $address = "{$config['localpart']}$person@{$config['mail_domain']}";
+    $sendmail = $config['sendmail'] ?? '/usr/sbin/sendmail';
+    $name = hash('sha256', $address);
+    // 256 files for all people: made-up ones cannot fill the disk. The lock makes the second of two at once wait.
+    $notes = @fopen(($config['state'] ?? STATE) . '/' . substr($name, 0, 2), 'c+');
+    if ($notes === false || !flock($notes, LOCK_EX)) {
+        error_log('one-click: cannot note what was handed over');
+        return submit($address, $sendmail);  // rather twice than never
+    }
+    $now = time();
+    $recent = static fn (string $line): bool => (int) $line > $now - SAME_WISH && (int) $line <= $now;
+    $lines = array_filter(explode("\n", (string) stream_get_contents($notes, 65536)), $recent);
+    if (preg_grep("/ $name$/D", $lines)) {
+        return true;
+    }
+    if (!submit($address, $sendmail)) {
+        return false;
+    }
+    ftruncate($notes, 0);
+    rewind($notes);
+    fwrite($notes, implode("\n", [...array_slice($lines, -400), "$now $name"]));
+    return true;
+}
+
+/**
+ * Hand a mail for the address to Postfix, and return whether it took it: postdrop writes it to disk (fsync) before
+ * sendmail ends with 0. PHP's mail() would take "try again later" (75) for success.
+ */
+function submit(string $address, string $sendmail): bool
+{
     $mail = "To: $address\nSubject: unsubscribe\nAuto-Submitted: auto-generated\nMIME-Version: 1.0\n"
         . "Content-Type: text/plain; charset=us-ascii\n\nA mail program asked for this (RFC 8058).\n";
     $log = tmpfile();
     $process = $log === false ? false : proc_open(
-        [$config['sendmail'] ?? '/usr/sbin/sendmail', '-i', '--', $address],
+        [$sendmail, '-i', '--', $address],
         [0 => ['pipe', 'r'], 1 => $log, 2 => $log],
         $pipes
     );

@@ -1,0 +1,169 @@
+"""Read what comes to a bounce address without a delivery report: bounces in plain words, replies, notices, receipts.
+
+Exim, qmail, Domino and Exchange of old write their bounces for people. A mail counts as a bounce only if its sender is
+a mail server and it says that a delivery failed; all else is about nobody, whatever codes it quotes: automatic answers
+(RFC 3834), "no longer works here", challenges, receipts (RFC 8098), people.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from civicrm_tools.mail import bounce_words, verdict
+from civicrm_tools.mail.parts import Part
+from civicrm_tools.mail.return_path import Site
+from civicrm_tools.mail.verdict import NOBODY, Verdict
+
+DAEMON, FAILED, FAILED_TEXT, DELAYED, FINAL, SUCCEEDED, CHALLENGE, ANSWER = map(
+    bounce_words.compiled,
+    (
+        bounce_words.DAEMONS,
+        bounce_words.FAILED,
+        bounce_words.FAILED_TEXT,
+        bounce_words.DELAYED,
+        bounce_words.FINAL,
+        bounce_words.SUCCEEDED,
+        bounce_words.CHALLENGES,
+        bounce_words.ANSWERS,
+    ),
+)
+# What servers say to servers.
+SERVER = re.compile(r"(?<![\d.])5(?:\d\d[ -]|\.\d{1,3}\.\d{1,3}\b)")
+# Fields by which programs mark their answers (RFC 3834 and what came before it).
+AUTOMATIC_FIELDS = ("x-autoreply", "x-autorespond", "x-autoresponder", "x-auto-reply", "x-vacation", "x-autoreply-from")
+
+EXIM_PHASE = re.compile(
+    r"after (?P<phase>initial connection|EHLO|HELO|MAIL FROM|RCPT TO|DATA|end of data|STARTTLS)", re.I
+)
+POSTFIX_PHASE = re.compile(r"\(in\s+reply\s+to\s+(?:end\s+of\s+)?(?P<phase>[A-Z]+(?:\s+FROM|\s+TO)?)")
+SPOKE = re.compile(r"host\s+(?P<host>[\w.-]+)\s*\[[^\]]*\](?::\d+)?[:\s]+(?:said:?\s*)?")
+RETURNED = re.compile(
+    r"^-{2,} ?(?:Below this line|This is a copy|Original|Unmodified|Returned|Message header|Enclosed)"
+    r"|^-{2,} ?The (?:body|header)|^Return-Path:|^Received: from|^-{5,}\s*$\n(?:Received|Return-Path|From|Subject)"
+    r"|^Included is a copy|^------ This is a copy|^The header of the original|^Original message headers|^--- Original",
+    re.IGNORECASE | re.MULTILINE,
+)
+ADDRESS = re.compile(r"<?([A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,128}@[A-Za-z0-9.-]{1,253}[A-Za-z0-9])>?")
+
+
+class Told(NamedTuple):
+    """What a text says. recipient and host may be empty."""
+
+    verdict: Verdict
+    recipient: str
+    host: str
+    text: str
+
+
+def circumstances(text: str) -> tuple[str, str]:
+    """(the command that was refused, the host that refused) as servers write it for people; either may be empty."""
+    spoke = SPOKE.search(text)
+    host = spoke["host"].lower() if spoke else ""
+    if "refused" in text and "refused to talk to me" in " ".join(text.split()):
+        return "CONNECT", host
+    found = POSTFIX_PHASE.search(text) or EXIM_PHASE.search(text)
+    phase = " ".join(found["phase"].upper().split()) if found else ""
+    return "CONNECT" if phase == "INITIAL CONNECTION" else phase, host
+
+
+def essence(text: str, recipient: str = "") -> str:
+    """The part of a bounce for people that gives the reason, in one line."""
+    returned = RETURNED.search(text)
+    text = text[: returned.start()] if returned else text
+    spoke = SPOKE.search(text)
+    begin = spoke.end() if spoke else max(text.find(recipient), 0) if recipient else 0
+    return " ".join(text[begin : begin + verdict.LIMIT].split())
+
+
+def read(message: Part, text: str, site: Site, returned: bool) -> Told:
+    """Say what a mail without a delivery report is about.
+
+    text: its readable part; returned: whether it brings a mail with it.
+    """
+    fields = message.fields
+    subject = _words(fields.get("subject", "")[:500])
+    own = " ".join(text[: 2 * verdict.LIMIT].split())
+    nobody = _about_nobody(message, subject, own, returned)
+    if nobody:
+        return Told(nobody, _sender(fields), "", own[: verdict.LIMIT])
+    phase, host = circumstances(text)
+    recipient = _recipient(fields, text, site)
+    reason = essence(text, recipient)
+    found = verdict.judge(reason, host=host, phase=phase)
+    if found.vague:
+        others = (verdict.judge(words, host=host, phase=phase) for words in (essence(text), subject))
+        found = next((other for other in others if not other.vague), found)
+    return Told(found, recipient or _sender(fields), host, reason)
+
+
+def _about_nobody(message: Part, subject: str, text: str, returned: bool) -> Verdict | None:
+    """The verdict on a mail that is no bounce, else None."""
+    fields = message.fields
+    if message.report_type == "disposition-notification":
+        return Verdict(NOBODY, "receipt", "a receipt, disposition-notification")
+    if message.report_type == "feedback-report":
+        return Verdict(NOBODY, "notice", "a complaint, feedback-report")
+    server = bool(DAEMON.search(fields.get("from", "")))
+    null = fields.get("return-path", "").strip() == "<>"
+    codes = bool(SERVER.search(text))
+    if (server or null) and DELAYED.search(f"{subject} {text[:1500]}") and not FINAL.search(text):
+        return Verdict(NOBODY, "delay", "a delay, in words")
+    if (server or null) and SUCCEEDED.search(f"{subject} {text[:300]}"):
+        return Verdict(NOBODY, "receipt", "a delivery, in words")
+    if "x-failed-recipients" in fields or (server and codes):
+        return None
+    answer, failed = ANSWER.search(subject), FAILED.search(subject)
+    if CHALLENGE.search(f"{subject} {text}"):
+        return Verdict(NOBODY, "notice", "a challenge to its sender")
+    if server and not answer and (failed or FAILED_TEXT.search(text)):
+        return None
+    # Programs without a name for themselves: they must bring the mail back, or the words of a server.
+    if not answer and (failed or FAILED_TEXT.search(text)) and (returned or (null and failed and codes)):
+        return None
+    if answer or _automatic(fields):
+        return Verdict(NOBODY, "reply", "an answer, by its heading or its fields")
+    return Verdict(NOBODY, "notice", "no mail server says that a delivery failed")
+
+
+def _automatic(fields: dict[str, str]) -> bool:
+    """Whether a mail says that a program wrote it (RFC 3834, and what came before it)."""
+    submitted = fields.get("auto-submitted", "no").strip().lower()
+    precedence = fields.get("precedence", "").strip().lower()
+    suppress = fields.get("x-auto-response-suppress", "")
+    named = any(name in fields for name in AUTOMATIC_FIELDS)
+    return not submitted.startswith("no") or precedence in ("auto_reply", "junk", "bulk") or bool(suppress) or named
+
+
+def _words(subject: str) -> str:
+    """A Subject with its encoded words undone (RFC 2047)."""
+    if "=?" not in subject:
+        try:
+            return subject.encode("latin-1").decode()
+        except UnicodeError:
+            return subject
+    from email.header import decode_header, make_header
+
+    try:
+        return str(make_header(decode_header(subject)))
+    except (ValueError, LookupError, UnicodeError):
+        return subject
+
+
+def _sender(fields: dict[str, str]) -> str:
+    """The domain of the author: all that such a mail tells about where it comes from."""
+    found = re.search(r"@([A-Za-z0-9.-]{1,253})", fields.get("from", ""))
+    return found[1].lower() if found else ""
+
+
+def _recipient(fields: dict[str, str], text: str, site: Site) -> str:
+    """Whose delivery failed: named in a field, or the first address in the text that is neither ours nor a server's."""
+    for value in (fields.get("x-failed-recipients", ""), text[: 4 * verdict.LIMIT]):
+        for found in ADDRESS.finditer(value):
+            if not (site.parse(found[1]) or DAEMON.search(found[1]) or _ours(found[1], site)):
+                return found[1]
+    return ""
+
+
+def _ours(address: str, site: Site) -> bool:
+    return address.rpartition("@")[2].lower() in site.domains
