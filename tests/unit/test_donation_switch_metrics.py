@@ -38,10 +38,10 @@ def test_the_switch_turns_and_says_so(site, capsys):
 
 
 def test_the_switches_as_json(site, capsys):
-    switch.main(["off", "donate-api"], site / "etc")
+    switch.main(["off", "donate-api"])
     (site / "etc/other.json").write_text("{}")
     capsys.readouterr()
-    assert switch.main(["status", "--json"], site / "etc") == 0
+    assert switch.main(["status", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"donate-api": "off", "other": "on"}
 
 

@@ -242,7 +242,7 @@ def test_refused_packets_are_counted_by_user(tools):
 def test_refused_packets_as_json(tools, monkeypatch, capsys):
     counters = ("in_invalid", "in_unlisted", "out_invalid", "out_unlisted")
     listing = json.dumps({"nftables": [{"counter": {"name": name, "packets": n}} for n, name in enumerate(counters)]})
-    monkeypatch.setattr(tools[1].subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, listing, ""))
+    monkeypatch.setattr(tools[1], "nft", lambda *_: listing)
     assert tools[1].main(["--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found[1] == {"direction": "in", "reason": "unlisted", "user": "", "packets": 1}
