@@ -36,7 +36,6 @@ def beyond_repair(link: str) -> dict[str, str]:
     """Return the same for what gets the page that helps."""
     return {
         "cut": link[:-3],
-        "cut at the query": link.partition("?")[0] + "?",
         "a letter more": f"{link}x",
         "an unknown parameter": f"{link}&ref=1",
         "a route": f"{link}&q=civicrm/dashboard",

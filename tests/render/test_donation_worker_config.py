@@ -37,7 +37,7 @@ def test_the_configuration_is_what_the_worker_reads(worker, tmp_path, monkeypatc
     text = worker("etc/donation-worker/queue.json", QUEUE)
     assert set(json.loads(text)) == {field.name for field in fields(config.Config)}
     (tmp_path / "donate-api.json").write_text(text)
-    monkeypatch.setattr(config, "FOLDER", tmp_path)
+    monkeypatch.setattr(config, "DIRECTORY", tmp_path)
     read = config.Config.load("donate-api")
     assert read.api_command[:2] == ["/usr/local/bin/cv", "--cwd=/srv/civicrm/crm/web"]
     assert (read.redis_password, read.user, read.trxn_prefix) == ("canary", "crm", "donation:")

@@ -61,3 +61,12 @@ def test_a_pool_knows_its_environment(render):
     text = render("php_fpm", POOL, item=CRM | {"environment": {"CIVICRM_ENVIRONMENT": "staging"}})
     assert 'env[CIVICRM_ENVIRONMENT] = "staging"\n' in text
     assert "env[" not in render("php_fpm", POOL, item=CRM)
+
+
+def test_a_new_extension_changes_what_a_running_fpm_is_reloaded_for(render):
+    """Its package starts nothing, and a daemon that runs since before does not have it."""
+    one, two = (
+        render("php_fpm", "etc/php/version/fpm/conf.d/90-civicrm.ini", php_fpm_extensions=extensions)
+        for extensions in (["curl"], ["curl", "intl"])
+    )
+    assert one != two

@@ -91,7 +91,7 @@ class Postfix:
 def mta(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Postfix:
     """One Postfix instance whose commands are on PATH; the tools' own state lies in the test's directory."""
 
-    from civicrm_tools.mail import switch
+    from civicrm_tools.mail import mailing_state
 
     commands = tmp_path / "bin"
     commands.mkdir()
@@ -102,8 +102,8 @@ def mta(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Postfix:
     monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
     monkeypatch.setenv("FAKE_POSTFIX", str(made.root))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(switch, "DIRECTORY", tmp_path / "state")
-    monkeypatch.setattr(switch, "METRICS", tmp_path / "metrics" / "mailing.prom")
+    monkeypatch.setattr(mailing_state, "DIRECTORY", tmp_path / "state")
+    monkeypatch.setattr(mailing_state, "METRICS", tmp_path / "metrics" / "mailing.prom")
     (tmp_path / "metrics").mkdir(exist_ok=True)
     return made
 

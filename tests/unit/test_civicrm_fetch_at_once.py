@@ -22,9 +22,9 @@ class Site:
         # What comes at which time, and when the timer's own run goes well again.
         self.comes: dict[float, list[str]] = {}
         self.timer_at: float | None = None
-        for folder in ("new", "cur", "tmp"):
-            (maildir / folder).mkdir(parents=True)
-        monkeypatch.setattr(module.subprocess, "run", self.systemctl)
+        for part in ("new", "cur", "tmp"):
+            (maildir / part).mkdir(parents=True)
+        monkeypatch.setattr(module, "systemctl", lambda *words, **_: self.systemctl(["systemctl", *words]))
         monkeypatch.setattr(module.time, "sleep", self.sleep)
         monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
 
@@ -49,7 +49,7 @@ class Site:
             else:
                 path.unlink()
 
-    def systemctl(self, command, **_):
+    def systemctl(self, command):
         status, answer = 0, ""
         if command[1] == "start":
             assert command == ["systemctl", "start", UNIT]

@@ -24,7 +24,7 @@ def job(tmp_path, monkeypatch):
         assert all(name.split("{")[0] in module.METRICS and LABELS in name for name in samples)
         return {name.removeprefix("civicrm_job_").replace(LABELS, ""): float(v) for name, v in samples.items()}
 
-    _job.module, _job.folder = module, tmp_path
+    _job.module, _job.directory = module, tmp_path
     return _job
 
 
@@ -55,10 +55,10 @@ def test_a_job_that_never_went_well_has_a_success_long_ago(job):
 
 @pytest.mark.parametrize("damage", ["", "civicrm_job_runs_total{", "\0\xff", "x{} NaN\n"])
 def test_a_damaged_file_is_begun_anew(job, damage):
-    (job.folder / f"{UNIT}.prom").write_bytes(damage.encode("latin-1"))
+    (job.directory / f"{UNIT}.prom").write_bytes(damage.encode("latin-1"))
     assert job("end", 1000)["last_success_timestamp_seconds{}"] == 1000
 
 
-def test_without_a_folder_nothing_is_written(job, tmp_path, monkeypatch):
+def test_without_a_directory_nothing_is_written(job, tmp_path, monkeypatch):
     monkeypatch.setattr(job.module, "DIRECTORY", tmp_path / "none")
     assert job.module.main(["end", UNIT, "crm", "fetch_bounces"]) == 0

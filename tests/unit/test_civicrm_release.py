@@ -25,9 +25,9 @@ FAKES = {
 
 
 class Place:
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.base = folder, folder / "site"
-        self.database = folder / "database"
+    def __init__(self, directory: Path) -> None:
+        self.directory, self.base = directory, directory / "site"
+        self.database = directory / "database"
         self.database.write_text("1\n")
         self.base.mkdir()
         self.describe()
@@ -38,10 +38,10 @@ class Place:
             "shared": [{"path": "web/files", "to": "files"}], "upgrade_command": "", "schema_command": "",
             "cache_socket": "", "pause_units": [], "pause_seconds": 0, "keep_releases": 2, "keep_dumps": 2,
         } | keys  # fmt: skip
-        (self.folder / "crm.json").write_text(json.dumps(site))
+        (self.directory / "crm.json").write_text(json.dumps(site))
 
     def archive(self, name: str, prefix: str = "", **files: str) -> Path:
-        path = self.folder / f"{name}.tar.gz"
+        path = self.directory / f"{name}.tar.gz"
         with tarfile.open(path, "w:gz") as sink:
             for inner, text in ({"web/index.php": name} | files).items():
                 member = tarfile.TarInfo(prefix + inner)
@@ -55,7 +55,7 @@ class Place:
         return self("deploy", "crm", "--archive", str(archive), "--id", name, "--sha256", sha256, *options)
 
     def __call__(self, *arguments: str) -> int:
-        return tool.main(["--json", "--config", str(self.folder), *arguments])
+        return tool.main(["--json", "--config", str(self.directory), *arguments])
 
     @property
     def serves(self) -> str:
@@ -82,7 +82,7 @@ def place(tmp_path, monkeypatch) -> Place:
 @pytest.fixture
 def upgrading(place) -> Place:
     """A site whose upgrade_command counts the schema up."""
-    up = place.folder / "upgrade"
+    up = place.directory / "upgrade"
     up.write_text(f"#!/bin/sh\nn=$(cat {place.database})\necho $((n + 1)) >{place.database}\n")
     up.chmod(0o755)
     place.describe(upgrade_command=str(up), schema_command=f"/bin/cat {place.database}", pause_units=["job"])
@@ -128,11 +128,11 @@ def test_code_is_not_writable_and_what_the_site_writes_leads_out_of_the_release(
 
 
 @pytest.mark.parametrize(("prefix", "web"), [("site-1.0/", "web"), ("", "web"), ("", ".")])
-def test_one_folder_around_everything_is_left_out(place, prefix, web):
+def test_one_directory_around_everything_is_left_out(place, prefix, web):
     place.describe(web=web, shared=[])
     place.deploy("one", archive=place.archive("one", prefix))
     found = sorted(p.relative_to(place.base / "releases/one") for p in (place.base / "releases/one").rglob("*.php"))
-    # With "." the folder web/ is the one around everything.
+    # With "." the directory web/ is the one around everything.
     assert found == [Path("index.php" if web == "." else "web/index.php")]
 
 
@@ -160,7 +160,7 @@ def evil(path: Path, **attributes) -> Path:
     ids=str,
 )
 def test_an_archive_that_reaches_outside_is_refused(place, member, capsys):
-    assert place.deploy("one", archive=evil(place.folder / "evil.tar", **member)) == 1
+    assert place.deploy("one", archive=evil(place.directory / "evil.tar", **member)) == 1
     assert "refused" in capsys.readouterr().err
     assert not (place.base / "releases/one").exists()
     assert not (place.base / "current").exists()
@@ -168,7 +168,7 @@ def test_an_archive_that_reaches_outside_is_refused(place, member, capsys):
 
 def test_nothing_is_written_through_a_link_of_the_archive(place):
     """A link named web/x, then a file web/x/y: the file would land where the link leads."""
-    path = place.folder / "evil.tar"
+    path = place.directory / "evil.tar"
     with tarfile.open(path, "w") as sink:
         for name, kind, target in (("web/x", tarfile.SYMTYPE, "."), ("web/x/index.php", tarfile.REGTYPE, "")):
             member = tarfile.TarInfo(name)
@@ -181,7 +181,7 @@ def test_nothing_is_written_through_a_link_of_the_archive(place):
 def test_an_archive_without_what_is_served_is_refused(place, capsys):
     place.describe(web="public")
     assert place.deploy("one") == 1
-    assert "no folder 'public'" in capsys.readouterr().err
+    assert "no directory 'public'" in capsys.readouterr().err
     assert not (place.base / "current").exists()
 
 
@@ -192,7 +192,7 @@ def test_a_dump_comes_before_the_upgrade_and_jobs_are_paused(upgrading):
     assert name.endswith("-before-one.sql.gz")
     assert gzip.decompress((upgrading.base / "dumps" / name).read_bytes()).startswith(b"1\n")
     assert (upgrading.base / "dumps" / name).stat().st_mode & 0o777 == 0o600
-    calls = (upgrading.folder / "log").read_text().splitlines()
+    calls = (upgrading.directory / "log").read_text().splitlines()
     assert calls.index("stop job.timer") < calls.index("start job.timer")
 
 
@@ -202,7 +202,7 @@ def test_a_running_job_stops_an_upgrade_before_it_begins(upgrading, monkeypatch,
     assert upgrading.deploy("one") == 1
     assert "job.service still runs" in capsys.readouterr().err
     assert upgrading.database.read_text() == "1\n"
-    assert "start job.timer" in (upgrading.folder / "log").read_text()
+    assert "start job.timer" in (upgrading.directory / "log").read_text()
 
 
 def test_a_failed_upgrade_leaves_the_old_release_in_service(upgrading, capsys):
@@ -299,15 +299,15 @@ def test_an_unknown_site_is_said_with_the_known_ones(place, capsys):
 def test_all_sites_are_listed_by_one_call(place, capsys):
     """Ansible asks once for a whole host: a line of JSON for each site, and none where there is no site."""
     place.deploy("one")
-    (place.folder / "shop.json").write_text(
-        (place.folder / "crm.json").read_text().replace('"crm"', '"shop"').replace("/site", "/other")
+    (place.directory / "shop.json").write_text(
+        (place.directory / "crm.json").read_text().replace('"crm"', '"shop"').replace("/site", "/other")
     )
     capsys.readouterr()
     assert place("list") == 0
     listed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(site["site"], site["current"]) for site in listed] == [("crm", "one"), ("shop", None)]
-    assert tool.main(["--config", str(place.folder), "list"]) == 0
+    assert tool.main(["--config", str(place.directory), "list"]) == 0
     assert capsys.readouterr().out == "crm:\none (served)\nshop:\nno release yet\n"
-    for path in place.folder.glob("*.json"):
+    for path in place.directory.glob("*.json"):
         path.unlink()
     assert place("list") == 0 and capsys.readouterr().out == ""

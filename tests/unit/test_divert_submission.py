@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import smtplib
 import socket
-import types
+from types import SimpleNamespace
 
 import pytest
 
@@ -108,8 +108,9 @@ def test_mail_of_nobody_knows_whom_stays_in_the_queue(handed, head, monkeypatch,
         divert(head + REST)
     assert handed == []
     monkeypatch.setattr(tool, "CONFIGURATION", tmp_path / "missing")
+    monkeypatch.setattr(tool.pwd, "getpwnam", lambda _: SimpleNamespace(pw_uid=104))
     assert tool.main(["--", "receipt", "4jW", "a@b", "a@b", ""]) == tool.TEMPFAIL
-    assert "not diverted" in capsys.readouterr().err
+    assert capsys.readouterr().err == f"divert-submission: {tmp_path}/missing: there is no such file\n"
 
 
 @pytest.mark.parametrize(
@@ -154,11 +155,24 @@ def test_a_message_that_is_not_taken_stays_in_the_queue(monkeypatch, tmp_path, c
     configuration = tmp_path / "diversion.json"
     configuration.write_text('{"hostname": "int.example.org", "users": {"2002": "s"}, "sites": {"s": "catch"}}')
     monkeypatch.setattr(tool, "CONFIGURATION", configuration)
-    monkeypatch.setattr(tool.pwd, "getpwnam", lambda _: types.SimpleNamespace(pw_uid=104))
+    monkeypatch.setattr(tool.pwd, "getpwnam", lambda _: SimpleNamespace(pw_uid=104))
     monkeypatch.setattr(tool, "Session", refuse)
-    monkeypatch.setattr(tool.sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO((pickup(2002) + REST).encode())))
+    monkeypatch.setattr(tool.sys, "stdin", SimpleNamespace(buffer=io.BytesIO((pickup(2002) + REST).encode())))
     assert tool.main(["--", "receipt", "4jW", "a@b", "a@b", "-x@y"]) == tool.TEMPFAIL
-    assert capsys.readouterr().err == "not diverted: SMTPServerDisconnected: gone\n"
+    assert capsys.readouterr().err == "divert-submission: gone\n"
+
+
+@pytest.mark.parametrize("raised", [KeyError("x"), RuntimeError("a mistake of ours"), MemoryError()])
+def test_no_mistake_in_the_program_or_its_call_bounces_mail(monkeypatch, tmp_path, capsys, raised):
+    """pipe(8) returns a message to its sender for any status but 0 and 75."""
+
+    def fail(*_):
+        raise raised
+
+    assert tool.main(["--", "receipt"]) == tool.TEMPFAIL
+    monkeypatch.setattr(tool.pwd, "getpwnam", fail)
+    assert tool.main(["--", "receipt", "4jW", "a@b", "a@b", ""]) == tool.TEMPFAIL
+    assert [line.partition(": ")[0] for line in capsys.readouterr().err.splitlines()] == ["divert-submission"] * 2
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -213,8 +227,8 @@ def test_an_address_in_another_encoding_is_handed_over_once(handed, monkeypatch,
     configuration = tmp_path / "diversion.json"
     configuration.write_text('{"hostname": "int.example.org", "users": {"2001": "s"}, "sites": {"s": "deliver"}}')
     monkeypatch.setattr(tool, "CONFIGURATION", configuration)
-    monkeypatch.setattr(tool.pwd, "getpwnam", lambda _: types.SimpleNamespace(pw_uid=104))
-    stdin = types.SimpleNamespace(buffer=io.BytesIO((pickup(2001) + REST).encode()))
+    monkeypatch.setattr(tool.pwd, "getpwnam", lambda _: SimpleNamespace(pw_uid=104))
+    stdin = SimpleNamespace(buffer=io.BytesIO((pickup(2001) + REST).encode()))
     monkeypatch.setattr(tool.sys, "stdin", stdin)
     address = b"j\xf6rg@world.test".decode(errors="surrogateescape")
     assert tool.main(["--", "receipt", "4jW", address, address, "a@b"]) == 0

@@ -25,14 +25,14 @@ FAKES = ROOT / "tests/unit/fakes/donations"
 QUEUE = "donations:donate-api"
 INFLIGHT, DELAYED, DEAD, STATS = (f"{QUEUE}:{part}" for part in ("inflight:main", "delayed", "dead", "stats"))
 
-# The command as its unit starts it, but for the folder of configurations and the patience.
+# The command as its unit starts it, but for the directory of configurations and the patience.
 RUN = """
 import sys
 sys.dont_write_bytecode = True
 sys.path.insert(0, {library!r})
 from pathlib import Path
 from civicrm_tools.donations import config, worker
-config.FOLDER = Path({folder!r})
+config.DIRECTORY = Path({directory!r})
 worker.WAIT_SECONDS = 0.1
 worker.PAUSE_MAX_SECONDS = 0.1
 sys.exit(worker.main(["donate-api"]))
@@ -88,7 +88,7 @@ def worker(tmp_path: Path, settings: dict) -> Iterator[Callable[..., subprocess.
     def start(**changes) -> subprocess.Popen:
         account = pwd.getpwuid(os.getuid()).pw_name
         (tmp_path / "donate-api.json").write_text(json.dumps(settings | {"user": account} | changes))
-        script = RUN.format(library=str(TOOLS), folder=str(tmp_path))
+        script = RUN.format(library=str(TOOLS), directory=str(tmp_path))
         with (tmp_path / "worker.log").open("a") as log:
             command = [sys.executable, "-c", script]
             running.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
@@ -453,7 +453,7 @@ def test_a_wrong_password_is_said_and_not_fatal(tmp_path, redis, worker):
 def tool(tmp_path, settings, library, monkeypatch, redis):
     """donation-queue on one queue."""
     (tmp_path / "donate-api.json").write_text(json.dumps(settings))
-    monkeypatch.setattr(library.config, "FOLDER", tmp_path)
+    monkeypatch.setattr(library.config, "DIRECTORY", tmp_path)
     return library.queue_tool.main
 
 
@@ -509,8 +509,8 @@ def test_an_unknown_queue_is_one_clear_line(tool, capsys):
 def check(tmp_path, settings, library, monkeypatch):
     """A function (campaigns, *arguments) -> exit status of donation-campaigns check."""
     (tmp_path / "etc").mkdir()
-    monkeypatch.setattr(library.config, "FOLDER", tmp_path / "etc")
-    monkeypatch.setattr(library.civicrm, "become", lambda user: {})
+    monkeypatch.setattr(library.config, "DIRECTORY", tmp_path / "etc")
+    monkeypatch.setattr(library.civicrm, "as_user", lambda user: {})
 
     def _check(campaigns: list[dict], *arguments: str) -> int:
         (tmp_path / "etc/donate-api.json").write_text(json.dumps(settings))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 
 import pytest
 
+from civicrm_tools.core.command import Failure
 from civicrm_tools.core.metrics import exposition
 from civicrm_tools.host import firewall_apply, firewall_drops
 
@@ -28,7 +30,7 @@ class Kernel:
         self.timer = 0
         self.refuses = ""
 
-    def nft(self, *arguments: str, text: str | None = None) -> str:
+    def nft(self, *arguments: str, text: str = "") -> str:
         if arguments == ("-j", "list", "tables"):
             family, name = TABLE.split()
             tables = [{"table": {"family": family, "name": name}}] if self.rules else []
@@ -37,9 +39,9 @@ class Kernel:
             return json.dumps({"nftables": [self.rules]})
         if arguments == ("list", "table", *TABLE.split()):
             return self.rules
-        assert text is not None
+        assert text
         if self.refuses and self.refuses in text:
-            raise self.error(f"nft refuses {self.refuses}")
+            raise Failure(f"nft refuses {self.refuses}")
         if "--check" not in arguments:
             self.rules = "" if text == f"table {TABLE}\ndelete table {TABLE}\n" else text
         return ""
@@ -49,7 +51,6 @@ class Kernel:
 def host(tools, tmp_path, monkeypatch):
     """The tool on a host whose confirmed ruleset is OLD."""
     apply, kernel = tools[0], Kernel()
-    kernel.error = apply.FirewallError
     (tmp_path / "run").mkdir()
     monkeypatch.setattr(apply, "STATE", tmp_path / "run")
     monkeypatch.setattr(apply, "CONFIGURATION", tmp_path / "nftables.conf")
@@ -98,7 +99,7 @@ def test_without_confirmation_the_rules_before_come_back(host):
     host.apply(host.rulesets / "new", 60)
     host.rollback()
     assert (host.kernel.rules, host.conf.read_text(), host.status()) == (OLD, OLD, "confirmed")
-    with pytest.raises(host.FirewallError, match="nothing to confirm"):
+    with pytest.raises(Failure, match="nothing to confirm"):
         host.confirm()
     # The next converge tries again.
     assert host.apply(host.rulesets / "new", 60).startswith("applied")
@@ -123,17 +124,17 @@ def test_the_first_ruleset_of_a_host_goes_back_to_none(host):
 
 def test_what_nft_refuses_changes_nothing(host):
     host.kernel.refuses = "# new\n"
-    with pytest.raises(host.FirewallError):
+    with pytest.raises(Failure):
         host.apply(host.rulesets / "new", 60)
     assert (host.kernel.rules, host.kernel.timer, host.status()) == (OLD, 0, "confirmed")
 
 
 def test_without_a_timer_nothing_is_loaded(host, monkeypatch):
     def broken(seconds):
-        raise host.FirewallError("no systemd")
+        raise Failure("no systemd")
 
     monkeypatch.setattr(host, "arm", broken)
-    with pytest.raises(host.FirewallError, match="no systemd"):
+    with pytest.raises(Failure, match="no systemd"):
         host.apply(host.rulesets / "new", 60)
     assert (host.kernel.rules, host.status()) == (OLD, "confirmed")
 
@@ -161,12 +162,13 @@ def test_the_uids_of_this_host_are_entered(host):
         assert host.apply(host.rulesets / name, 60, "skip") == "unchanged"
 
 
-def test_a_user_whom_the_host_lacks_is_named_and_nothing_is_loaded(host):
+def test_a_user_whom_the_host_lacks_is_named_and_nothing_is_loaded(host, capsys):
+    """With an exit status of its own, as the role tells it from what broke."""
     (host.rulesets / "names").write_text(NAMES)
-    with pytest.raises(
-        host.UnknownUserError, match=r"^this host has no user nobody-here: correct the name, or install"
-    ):
-        host.apply(host.rulesets / "names", 60)
+    assert host.main(["apply", str(host.rulesets / "names")]) == 3
+    said = capsys.readouterr().err
+    assert said.startswith("firewall-apply: this host has no user nobody-here: correct the name, or install")
+    assert said.count("\n") == 1
     assert (host.kernel.rules, host.kernel.timer, host.status()) == (OLD, 0, "confirmed")
 
 
@@ -175,17 +177,31 @@ def test_the_unit_of_the_boot_is_started_and_never_stopped(host, monkeypatch, ca
     """Once the rules are confirmed: what Debian's file would load before flushes the tables of others."""
     calls = []
 
-    def systemctl(command, **_):
-        calls.append(command[1])
-        return subprocess.CompletedProcess(command, 0 if runs or command[1] != "is-active" else 3, "", "")
+    def systemctl(verb, *_, **__):
+        calls.append(verb)
+        return subprocess.CompletedProcess([], 0 if runs or verb != "is-active" else 3, "", "")
 
-    monkeypatch.setattr(host.subprocess, "run", systemctl)
+    monkeypatch.setattr(host, "systemctl", systemctl)
     assert host.main(["apply", str(host.rulesets / "old")]) == 0
     assert capsys.readouterr().out == f"{said}\n"
     assert calls == (["is-active"] if runs else ["is-active", "start"])
     calls.clear()
     assert host.main(["apply", str(host.rulesets / "new")]) == 0
     assert calls == []
+
+
+def test_the_timer_calls_this_very_command_wherever_it_was_called_from(tools, monkeypatch):
+    """A host that locked everybody out has no second try: systemd must find what it shall run."""
+    begun = []
+    monkeypatch.setattr(tools[0], "disarm", lambda: None)
+    monkeypatch.setattr(tools[0], "run", lambda *words, **_: begun.extend(words))
+    monkeypatch.setattr(sys, "argv", ["firewall-apply", "apply", "x"])
+    tools[0].arm(7)
+    assert begun[0] == "systemd-run" and begun[-1] == "rollback"
+    program = begun[begun.index("7") + 2 : -1]
+    assert program[0].startswith("/")
+    done = subprocess.run([*program, "--help"], capture_output=True, text=True, cwd="/", env={"PATH": "/usr/bin:/bin"})
+    assert done.stdout.startswith("usage: firewall-apply")
 
 
 def test_counted_packets_are_no_change_of_the_rules(tools):
@@ -226,7 +242,7 @@ def test_refused_packets_are_counted_by_user(tools):
 def test_refused_packets_as_json(tools, monkeypatch, capsys):
     counters = ("in_invalid", "in_unlisted", "out_invalid", "out_unlisted")
     listing = json.dumps({"nftables": [{"counter": {"name": name, "packets": n}} for n, name in enumerate(counters)]})
-    monkeypatch.setattr(tools[1].subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, listing, ""))
+    monkeypatch.setattr(tools[1], "nft", lambda *_: listing)
     assert tools[1].main(["--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found[1] == {"direction": "in", "reason": "unlisted", "user": "", "packets": 1}
@@ -236,7 +252,7 @@ def test_refused_packets_as_json(tools, monkeypatch, capsys):
 def test_the_exported_file_is_replaced_in_one_step_and_readable(tools, tmp_path, monkeypatch):
     counters = ("in_invalid", "in_unlisted", "out_invalid", "out_unlisted")
     listing = json.dumps({"nftables": [{"counter": {"name": name, "packets": 1}} for name in counters]})
-    monkeypatch.setattr(tools[1].subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, listing, ""))
+    monkeypatch.setattr(tools[1], "nft", lambda *_: listing)
     for _ in range(2):
         assert tools[1].main(["--output", str(tmp_path / "firewall.prom")]) == 0
     assert [p.name for p in tmp_path.iterdir()] == ["firewall.prom"]

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from civicrm_tools.mail import postfix, switch
+from civicrm_tools.core import locks
+from civicrm_tools.mail import mailing_state, postfix
 from civicrm_tools.mail.mailing import main
 
 RECEIPT = "shop@crm.test"
@@ -28,7 +29,7 @@ def mailing(run):
 
 
 def metrics() -> dict[str, int]:
-    lines = switch.METRICS.read_text().splitlines()
+    lines = mailing_state.METRICS.read_text().splitlines()
     return {line.split()[0]: int(line.split()[1]) for line in lines if not line.startswith("#")}
 
 
@@ -51,7 +52,9 @@ def test_panic_stops_what_is_new_before_it_clears_the_queue(mta, mailing, monkey
     seen = []
     real = postfix.hold_all
     monkeypatch.setattr(
-        postfix, "hold_all", lambda w, q: seen.append((switch.path("panic").exists(), set(mta.switch()))) or real(w, q)
+        postfix,
+        "hold_all",
+        lambda w, q: seen.append((mailing_state.path("panic").exists(), set(mta.switch()))) or real(w, q),
     )
     assert mailing("panic")[0] == 0
     assert seen
@@ -136,7 +139,7 @@ def test_resume_puts_back_only_what_panic_held(mta, mailing):
     assert status == 0
     assert {i for _, i in mta.delivered()} == {held, came}
     assert mta.queue("hold") == {before}
-    assert switch.read("panic") is None
+    assert mailing_state.read("panic") is None
     assert mta.switch() == {}
     assert metrics()["mailing_panic"] == 0
     assert metrics()["mailing_enabled"] == 1
@@ -149,7 +152,7 @@ def test_a_second_panic_remembers_the_first(mta, mailing):
     held = mta.put("4jWDX2GX7zLW0x", "active")
     mailing("panic")
     mailing("panic", "--reason", "still")
-    assert switch.read("panic").kept == {"postfix": [before]}
+    assert mailing_state.read("panic").kept == {"postfix": [before]}
     mailing("resume")
     assert [i for _, i in mta.delivered()] == [held]
     assert mta.queue("hold") == {before}
@@ -173,14 +176,14 @@ def test_resume_is_a_trickle_and_goes_on_where_it_was_interrupted(mta, mailing, 
     assert mta.queue("hold") == set(ids[2:])
     assert "2 messages every 60 s" in said
     assert said.splitlines()[-1].endswith("`mailing resume` goes on: 2 messages released, 3 messages on hold")
-    assert switch.path("panic").exists(), "the jobs stay off"
+    assert mailing_state.path("panic").exists(), "the jobs stay off"
     assert mta.switch() == {}
     monkeypatch.setattr(postfix, "release", real)
     again = mta.put("4jWDX0GX7zLW0x", "hold")
     assert mailing("resume", "--at-once")[0] == 0
     assert [i for _, i in mta.delivered()] == ids
     assert mta.queue("hold") == {again}, "an operator's own, from after the first resume began"
-    assert not switch.path("panic").exists()
+    assert not mailing_state.path("panic").exists()
 
 
 def test_a_panic_ends_a_resume(mta, mailing, monkeypatch):
@@ -191,8 +194,8 @@ def test_a_panic_ends_a_resume(mta, mailing, monkeypatch):
     def release(where, chosen, requeue):
         done = real(where, chosen, requeue)
         time.sleep(0.01)
-        before = switch.read("panic")
-        switch.write("panic", switch.State(time.time(), "bob", "", before.kept))
+        before = mailing_state.read("panic")
+        mailing_state.write("panic", mailing_state.State(time.time(), "bob", "", before.kept))
         return done
 
     monkeypatch.setattr(postfix, "release", release)
@@ -200,7 +203,7 @@ def test_a_panic_ends_a_resume(mta, mailing, monkeypatch):
     assert status == 4
     assert "bob has called a panic" in said
     assert len(mta.queue("hold") & ids) == 2
-    assert switch.read("panic").left is None, "it holds in full"
+    assert mailing_state.read("panic").left is None, "it holds in full"
 
 
 def test_off_holds_mailings_and_lets_receipts_go(mta, mailing):
@@ -285,25 +288,40 @@ def test_panic_works_while_postfix_is_down(mta, mailing):
     status, _, error = mailing("resume")
     assert (status, error) == (1, "mailing: postfix is not running: systemctl start postfix\n")
     assert mta.queue("hold") == {held}
-    assert switch.path("panic").exists()
+    assert mailing_state.path("panic").exists()
 
 
 def test_a_damaged_state_still_stops_mailings_and_panic_still_works(mta, mailing):
     """Half a file after a power cut: nobody's mail leaves by mistake."""
     mine = mta.put("4jWDX1GX7zLW0x", "hold")
-    switch.DIRECTORY.mkdir()
-    switch.path("panic").write_text("{")
+    mailing_state.DIRECTORY.mkdir()
+    mailing_state.path("panic").write_text("{")
     status, _, error = mailing("resume")
     assert status == 1
     assert "damaged" in error
     assert mailing("panic")[0] == 0
-    assert switch.read("panic").kept == {"postfix": [mine]}
+    assert mailing_state.read("panic").kept == {"postfix": [mine]}
+
+
+@pytest.mark.parametrize("damaged", ["off", "panic"])
+@pytest.mark.parametrize("action", ["off", "panic"])
+def test_no_damaged_state_keeps_mail_from_being_held(mta, mailing, action, damaged):
+    """The emergency comes first; what nobody can read goes on holding."""
+    bulk = mta.put("4jWDX1GX7zLW0x", "active")
+    mailing_state.DIRECTORY.mkdir()
+    mailing_state.path(damaged).write_text("{")
+    assert mailing(action)[0] == 0
+    assert mta.queue("hold") == {bulk}
+    assert mailing_state.read(action).by
+    assert set(mta.switch()) == ({"mailing"} if {action, damaged} == {"off"} else {"mailing", "submission"})
+    if action == "off" and damaged == "panic":
+        assert mta.switch()["submission"] == f"HOLD panic, see {mailing_state.path('panic')}"
 
 
 def test_two_resumes_do_not_double_the_pace(mta, mailing):
     mta.put("4jWDX1GX7zLW0x", "active")
     mailing("panic")
-    with switch.alone():
+    with locks.locked(mailing_state.DIRECTORY / "lock"):
         status, _, error = mailing("resume")
     busy = f"another `mailing on` or `mailing resume` is running (process {os.getpid()})"
     assert (status, error) == (1, f"mailing: {busy}\n")
@@ -359,7 +377,7 @@ def test_the_timer_writes_the_metrics_whole(mta, mailing, tmp_path):
 
 
 def test_without_node_exporter_a_panic_does_not_fail(mta, mailing):
-    switch.METRICS.parent.rmdir()
+    mailing_state.METRICS.parent.rmdir()
     assert mailing("panic")[0] == 0
 
 
@@ -367,7 +385,7 @@ def test_without_node_exporter_a_panic_does_not_fail(mta, mailing):
 def test_only_root_may(mta, mailing, monkeypatch, arguments):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert mailing(*arguments)[::2] == (1, "mailing: only root may do this: use sudo\n")
-    assert not switch.DIRECTORY.exists()
+    assert not mailing_state.DIRECTORY.exists()
 
 
 @pytest.mark.parametrize(

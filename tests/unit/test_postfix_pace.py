@@ -338,7 +338,7 @@ def test_status_says_what_is_in_force_and_why(tool, server, write, tmp_path, cap
 def test_restore_gives_the_budget_back_at_once(tool, server, write, tmp_path, monkeypatch):
     for second in range(3):
         server.line(log_line(ANGRY), second)
-    monkeypatch.setattr(tool.subprocess, "run", lambda *_, **__: server.restore())
+    monkeypatch.setattr(tool.systemd, "systemctl", lambda *_, **__: server.restore())
     assert tool.main(["--table", str(write()), "--state", str(tmp_path / "state.json"), "restore", "gmail"]) == 0
     assert server.rate("gmail") == 5
 

@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from subprocess import CompletedProcess
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from civicrm_tools.core.command import Failure
-from civicrm_tools.mail import hosted, postfix, providers
+from civicrm_tools.mail import hosted, providers
 from civicrm_tools.mail.forecast import main
 from civicrm_tools.mail.hosted import Domains, Known, LookupFailed
 from civicrm_tools.mail.provider_table import Table, load
@@ -367,9 +368,9 @@ def test_without_the_library_a_domain_that_is_not_ascii_says_what_to_install(too
 
 def test_paces_come_from_the_service_and_may_be_missing(monkeypatch):
     said = json.dumps({"gmail": {"pace_per_second": 2.5}})
-    monkeypatch.setattr(postfix, "output", lambda *_: said)
+    monkeypatch.setattr(providers, "run", lambda *_, **__: CompletedProcess([], 0, said, ""))
     assert providers.paces() == {"gmail": 2.5}
-    monkeypatch.setattr(postfix, "output", lambda *_: "nonsense")
+    monkeypatch.setattr(providers, "run", lambda *_, **__: CompletedProcess([], 0, "nonsense", ""))
     assert providers.paces() == {}
 
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from civicrm_tools.mail import postfix, providers, switch
+from civicrm_tools.mail import mailing_state, postfix, providers
 from civicrm_tools.mail.queue import main
 
 JOB_8 = "civicrm+b.8.1.0123456789abcdef@crm.test"
@@ -116,7 +116,7 @@ def test_release_gives_old_mail_a_new_lifetime(mta, run):
 
 def test_release_of_old_mail_is_refused_while_new_mail_is_held(mta, run):
     old = mta.put("4jWDX3GX7zLWbx", age=4 * 86400)
-    switch.write("panic", switch.State(time.time(), "alice"))
+    mailing_state.write("panic", mailing_state.State(time.time(), "alice"))
     status, _, error = run(main, "release", "--id", old, "--yes")
     assert status == 1
     assert "mailing status" in error
@@ -172,21 +172,21 @@ def test_everything_at_once_has_to_be_said(mta, run, ids, action):
 
 def test_what_an_operator_holds_during_a_state_stays_when_the_state_ends(mta, run, ids):
     """N3: resume puts back only what panic held."""
-    switch.write("off", switch.State(time.time(), "alice", "", {"postfix": ["A"]}))
-    switch.write("panic", switch.State(time.time(), "alice", "", {}, {"postfix": ["B", ids["receipt"]]}))
+    mailing_state.write("off", mailing_state.State(time.time(), "alice", "", {"postfix": ["A"]}))
+    mailing_state.write("panic", mailing_state.State(time.time(), "alice", "", {}, {"postfix": ["B", ids["receipt"]]}))
     assert run(main, "hold", "--id", ids["receipt"], "--yes")[0] == 0
-    assert switch.read("off").kept == {"postfix": sorted(["A", ids["receipt"]])}
-    assert switch.read("panic").left == {"postfix": ["B"]}
+    assert mailing_state.read("off").kept == {"postfix": sorted(["A", ids["receipt"]])}
+    assert mailing_state.read("panic").left == {"postfix": ["B"]}
 
 
 def test_what_is_on_hold_can_be_told_to_stay(mta, run, ids):
     """A few messages of a stopped mailing are not to go out with the rest (N3)."""
-    switch.write("off", switch.State(time.time(), "alice"))
+    mailing_state.write("off", mailing_state.State(time.time(), "alice"))
     status, said, _ = run(main, "hold", "--queue", "hold", "--id", ids["held"], "--yes")
     assert status == 0
     assert "put on hold: 0 messages" in said
     assert mta.queue("hold") == {ids["held"]}
-    assert switch.read("off").kept == {"postfix": [ids["held"]]}
+    assert mailing_state.read("off").kept == {"postfix": [ids["held"]]}
 
 
 @pytest.mark.parametrize(

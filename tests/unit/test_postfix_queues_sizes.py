@@ -6,6 +6,7 @@ import json
 import os
 import time
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
@@ -27,7 +28,7 @@ def spool(tmp_path: Path) -> Path:
 def one_instance(spool, monkeypatch):
     """Postfix's own commands, answering for one instance with this spool."""
     answers = {"postmulti": f"-               -               y         {spool}/etc\n", "postconf": f"{spool}\n"}
-    monkeypatch.setattr(postfix, "output", lambda command, *_, text=None: answers[command])
+    monkeypatch.setattr(postfix, "run", lambda name, *_, **__: CompletedProcess([], 0, answers[name], ""))
     return spool
 
 

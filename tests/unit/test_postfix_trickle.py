@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import threading
 import time
 
@@ -12,7 +13,7 @@ import pytest
 
 from civicrm_tools.core import command
 from civicrm_tools.mail import log as maillog
-from civicrm_tools.mail import postfix, switch, trickle
+from civicrm_tools.mail import mailing_state, postfix, trickle
 from civicrm_tools.mail.trickle import main
 
 ANGRY = "x@mx.angry.test"
@@ -122,7 +123,7 @@ def test_the_configured_lifetime_counts(mta, run):
 def test_while_new_mail_is_held_an_old_message_stays_on_hold(mta, run):
     """On its way to a new queue ID cleanup would hold it again, for ever."""
     old, young = mta.put("4jWDX1GX7zLWbx", age=4 * 86400), mta.put("4jWDX2GX7zLWbx")
-    switch.write("panic", switch.State(time.time() - 5, "alice"))
+    mailing_state.write("panic", mailing_state.State(time.time() - 5, "alice"))
     status, _, error = run(main, 10, 1)
     assert status == 0
     assert mta.queue("hold") == {old}
@@ -147,8 +148,8 @@ def test_an_interrupt_keeps_the_rest_and_says_how_many(mta, run, number):
 def test_the_commands_that_move_mail_do_not_get_the_terminals_interrupt(mta, monkeypatch):
     """Ctrl-C goes to the whole foreground group: a postsuper ended halfway would leave a batch undelivered."""
     seen = []
-    real = postfix.subprocess.run
-    monkeypatch.setattr(postfix.subprocess, "run", lambda *a, **k: seen.append(k["start_new_session"]) or real(*a, **k))
+    real = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: seen.append(k["start_new_session"]) or real(*a, **k))
     mta.put("4jWDX1GX7zLW0x")
     assert main(["1", "1"]) == 0
     assert seen
@@ -348,7 +349,7 @@ def test_a_panic_ends_a_release_that_runs(mta, run):
     """Else mail would go on leaving by the tool that was forgotten in another window."""
     for n in range(4):
         mta.put(f"4jWDX{n}GX7zLW0x")
-    aside = once(mta.delivered, lambda: switch.write("panic", switch.State(time.time(), "alice")))
+    aside = once(mta.delivered, lambda: mailing_state.write("panic", mailing_state.State(time.time(), "alice")))
     status, said, _ = run(main, 1, 2)
     aside.join()
     assert status == 4
@@ -410,7 +411,7 @@ def test_postfix_down_is_said_before_anything_leaves_hold(mta, run):
 
 def test_without_postfix_one_line(mta, run, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert run(main, 1, 1)[::2] == (1, "postfix-trickle: postmulti is not there: is Postfix installed?\n")
+    assert run(main, 1, 1)[::2] == (1, "postfix-trickle: cannot run postmulti: No such file or directory\n")
 
 
 def test_another_instance(mta, second_instance, run):

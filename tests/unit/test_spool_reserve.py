@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import types
+from subprocess import CompletedProcess
 
 import pytest
 
-from civicrm_tools.mail import postfix, switch
+from civicrm_tools.mail import mailing_state, postfix
 from civicrm_tools.mail import spool_reserve as tool
 
 
@@ -39,9 +40,9 @@ def host(tmp_path, monkeypatch):
     """A host whose spool has as much room as `disk` says."""
     disk = types.SimpleNamespace(f_bavail=10, f_frsize=100, f_files=1000, f_favail=500, f_bfree=99)
     answers = {"postmulti": f"-               -               y         {tmp_path}/etc\n", "postconf": f"{tmp_path}\n"}
-    monkeypatch.setattr(postfix, "output", lambda command, *_, text=None: answers[command])
+    monkeypatch.setattr(postfix, "run", lambda name, *_, **__: CompletedProcess([], 0, answers[name], ""))
     monkeypatch.setattr(os, "statvfs", lambda _: disk)
-    monkeypatch.setattr(switch, "DIRECTORY", tmp_path / "state")
+    monkeypatch.setattr(mailing_state, "DIRECTORY", tmp_path / "state")
     monkeypatch.setattr(tool.command, "need_root", lambda: None)
     return disk
 

@@ -1,5 +1,6 @@
 """One launcher starts every command by its name, quickly, and tells what it is."""
 
+import ast
 import re
 import shutil
 import subprocess
@@ -71,6 +72,28 @@ def test_a_command_imports_its_own_modules_only():
     assert "civicrm_tools.mail.postfix" not in done.stderr
 
 
+def calls(path: Path) -> set[str]:
+    """The functions that a module calls, as it writes them."""
+    return {ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)}
+
+
+def test_every_command_has_the_one_frame_and_the_one_way_to_run_programs():
+    """So errors are one line everywhere, and nothing hangs for ever."""
+    modules = {str(path.relative_to(TOOLS / "civicrm_tools")): calls(path) for path in TOOLS.rglob("*.py")}
+    commands = {f"{module.replace('.', '/')}.py" for module in COMMANDS.values()}
+    assert {name for name in commands if "command.run" not in modules[name]} == set()
+    parsing = {name for name, called in modules.items() if "argparse.ArgumentParser" in called}
+    assert parsing == {"manuals.py"}, "it shows parsers; commands have core.command.Parser"
+    running = {name for name, called in modules.items() if any(one.startswith("subprocess.") for one in called)}
+    assert running == {"core/run.py"}
+
+
+def test_a_folder_is_one_of_a_mailbox():
+    """What lies in the file system is a directory: two words for two things."""
+    outside = [path for path in TOOLS.rglob("*.py") if path.parent.name != "mail"]
+    assert [path.name for path in outside if "folder" in path.read_text().lower()] == []
+
+
 def test_no_command_leaves_bytecode_beside_its_source(tmp_path):
     """The set that owns the tree would call it a stranger's, and remove it at each run."""
     shutil.copytree(TOOLS.parent, tmp_path / "tools", ignore=shutil.ignore_patterns("__pycache__"))
@@ -83,5 +106,5 @@ def test_the_map_of_the_mail_package_names_each_module_once():
     import civicrm_tools.mail as package
 
     named = re.findall(r"^`(\w+)` ", package.__doc__ or "", re.MULTILINE)
-    folder = Path(package.__file__).parent
-    assert sorted(named) == sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
+    directory = Path(package.__file__).parent
+    assert sorted(named) == sorted(path.stem for path in directory.glob("*.py") if path.stem != "__init__")

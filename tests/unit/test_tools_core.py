@@ -6,12 +6,16 @@ import datetime
 import hashlib
 import multiprocessing
 import os
+import pwd
 import re
+import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -23,11 +27,79 @@ from hypothesis import given
 from hypothesis import strategies as st
 from loading import TOOLS
 
-from civicrm_tools.core import certificates, files, locks, mariadb, metrics, ssh, streams, systemd
-from civicrm_tools.core.command import Failure
+from civicrm_tools.core import certificates, command, files, locks, mariadb, metrics, ssh, streams, systemd
+from civicrm_tools.core.command import Failure, about
 from civicrm_tools.core.files import Missing, Unreadable
 from civicrm_tools.core.metrics import Family
-from civicrm_tools.core.run import ProgramFailed, last_line, run
+from civicrm_tools.core.run import TOO_LATE, ProgramFailed, as_user, last_line, run, start
+
+# Commands
+
+
+def framed(raised: BaseException | None = None, **options: object) -> int:
+    def body(argv: object) -> int:
+        if raised:
+            raise raised
+        return 7
+
+    return command.run("tool", body, [], **options)
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "said"),
+    [
+        (None, 7, ""),
+        (Failure("no queue"), 3, "tool: no queue\n"),
+        (Failure("no queue", 5), 5, "tool: no queue\n"),
+        (PermissionError(13, "Permission denied", "/x"), 3, "tool: cannot read or write /x: run it as root\n"),
+        (PermissionError(13, "Permission denied"), 3, "tool: [Errno 13] Permission denied\n"),
+        (OSError(28, "No space left"), 3, "tool: [Errno 28] No space left\n"),
+        (sqlite3.Error("locked"), 3, "tool: locked\n"),
+        (KeyboardInterrupt(), 130, "tool: interrupted\n"),
+    ],
+)
+def test_whatever_goes_wrong_is_one_line_and_a_status(capsys, raised, status, said):
+    assert framed(raised, also=(sqlite3.Error,), failed=3) == status
+    assert capsys.readouterr().err == said
+
+
+def test_a_mistake_of_ours_is_not_hidden():
+    with pytest.raises(ZeroDivisionError):
+        framed(ZeroDivisionError())
+
+
+def test_a_mistake_in_the_arguments_is_one_line(capsys):
+    assert command.run("tool", lambda argv: len(vars(command.Parser(prog="tool").parse_args(argv))), ["--x"]) == 2
+    assert capsys.readouterr().err == "tool: unrecognized arguments: --x (see tool --help)\n"
+
+
+def test_a_failure_is_told_with_what_was_done_and_what_holds_now():
+    said = r"^the dump failed: no space; nothing was changed$"
+    with pytest.raises(Failure, match=said) as raised, about("the dump failed", "nothing was changed"):
+        raise Failure("no space", 4)
+    assert raised.value.status == 4
+
+
+SIGNALLED = """
+import os, signal, sys
+from civicrm_tools.core import command
+def body(argv):
+    command.end_by_signals("tool")
+    try:
+        os.kill(os.getpid(), int(argv[0]))
+        signal.pause()
+    finally:
+        print("cleaned up")
+sys.exit(command.run("tool", body, sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_a_command_like_an_error(number):
+    words = [sys.executable, "-B", "-c", SIGNALLED, str(int(number))]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=20, env={"PYTHONPATH": str(TOOLS)})
+    assert (done.returncode, done.stdout, done.stderr) == (1, "cleaned up\n", f"tool: stopped by {number.name}\n")
+
 
 # Files
 
@@ -129,6 +201,21 @@ def test_a_missing_file_is_told_from_one_that_cannot_be_read(tmp_path):
     with pytest.raises(Unreadable, match=": cannot be read: Is a directory") as raised:
         files.read_json(tmp_path, dict)
     assert not isinstance(raised.value, Missing)
+
+
+@dataclass
+class Record:
+    name: str
+    place: Path
+
+
+def test_a_record_has_its_fields_and_nothing_else(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text('{"name": "a", "place": "/srv/a", "comment": "by hand"}')
+    assert files.read_record(path, Record) == Record("a", Path("/srv/a"))
+    path.write_text('{"name": "a"}')
+    with pytest.raises(Unreadable, match=r"x\.json: damaged: it lacks 'place'$"):
+        files.read_record(path, Record)
 
 
 # Locks
@@ -248,6 +335,33 @@ def test_a_failure_tells_the_last_words_and_no_argument():
         run("no-such-program", "s3cret", timeout=5)
 
 
+def test_where_any_status_will_do_so_does_a_program_that_hangs():
+    """Of a daemon that is asked for its state silence is an answer."""
+    begun = time.monotonic()
+    done = run("sleep", "30", timeout=0.2, statuses=())
+    assert (done.returncode, done.stdout, done.stderr) == (TOO_LATE, "", "no answer within 0.2 s")
+    assert time.monotonic() - begun < 5
+
+
+def test_postfixs_own_beginning_of_a_line_is_not_said_twice():
+    with pytest.raises(ProgramFailed, match=r"^sh ended with 1: no such queue$"):
+        run("sh", "-c", "echo postsuper: fatal: no such queue >&2; exit 1", timeout=5)
+
+
+def test_a_program_that_is_read_while_it_runs_fails_in_the_same_words():
+    with pytest.raises(ProgramFailed, match=r"^cannot run no-such-program: No such file or directory$"):
+        start(["no-such-program", "s3cret"])
+    with pytest.raises(Failure, match=r"^user no-such-user does not exist$"):
+        as_user("no-such-user")
+    assert as_user(pwd.getpwuid(os.geteuid()).pw_name) == {}
+
+
+def test_root_gives_its_child_no_group_of_its_own(monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    nobody = pwd.getpwnam("nobody")
+    assert as_user("nobody") == {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+
+
 def test_expected_statuses_are_no_failure():
     assert run("sh", "-c", "exit 3", timeout=5, statuses=(0, 3)).returncode == 3
     assert run("sh", "-c", "exit 9", timeout=5, statuses=()).returncode == 9
@@ -265,12 +379,6 @@ def test_systemd_is_told_and_silence_without_it_is_no_error(tmp_path, monkeypatc
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         systemd.notify("READY=1")
         assert sink.recv(100) == b"READY=1"
-
-
-@pytest.mark.parametrize(("given", "seconds"), [("30000000", 30.0), ("0", None), ("", None), ("x", None)])
-def test_the_watchdogs_time_is_in_seconds(monkeypatch, given, seconds):
-    monkeypatch.setenv("WATCHDOG_USEC", given)
-    assert systemd.watchdog_seconds() == seconds
 
 
 def test_a_start_by_hand_says_which_socket_is_missing(monkeypatch):

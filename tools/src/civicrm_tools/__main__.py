@@ -1,9 +1,9 @@
 """Run a command by its name, or list all of them.
 
-  civicrm-tools                     the commands, a line each
-  civicrm-tools NAME [ARGUMENT...]  run one, also where it has no link
-  civicrm-tools --version           the version, and a digest of the code; each command has it
-  civicrm-tools --manuals FOLDER    write a man page for each command, and remove those of former commands
+  civicrm-tools                      the commands, a line each
+  civicrm-tools NAME [ARGUMENT...]   run one, also where it has no link
+  civicrm-tools --version            the version, and a digest of the code; each command has it
+  civicrm-tools --manuals DIRECTORY  write a man page for each command, and remove those of former commands
 
 Each command is also a link by its own name.
 """

@@ -160,12 +160,12 @@ def pages() -> dict[str, str]:
     return {__main__.NAME: own, **{name: page_of(name) for name in __main__.COMMANDS}}
 
 
-def write_all(folder: Path) -> None:
+def write_all(directory: Path) -> None:
     """Write all pages, and remove those of former commands: what another wrote lacks the mark and stays."""
-    folder.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     made = {f"{name}.{SECTION}": text for name, text in pages().items()}
-    for path in folder.glob(f"*.{SECTION}"):
+    for path in directory.glob(f"*.{SECTION}"):
         if path.name not in made and path.read_bytes().startswith(MARK.encode()):
             path.unlink()
     for name, text in made.items():
-        files.write(folder / name, text, sync=False)
+        files.write(directory / name, text, sync=False)

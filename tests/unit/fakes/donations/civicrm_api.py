@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""A CiviCRM that keeps contacts and contributions in a folder, and speaks as api-lines.php does: civicrm_api.py FOLDER.
+"""A CiviCRM that keeps all in a directory and speaks as api-lines.php does: civicrm_api.py DIRECTORY.
 
-What it does wrong is asked of the folder: `down` (does not start), and in Contribution.create `refuse` (an error),
+What it does wrong is asked of the directory: `down` (does not start), and in Contribution.create `refuse` (an error),
 `die` (ends, "before" or "after" it was stored), `mute` (never answers), `slow` (takes 50 ms).
 """
 
@@ -15,26 +15,26 @@ import time
 import unicodedata
 from pathlib import Path
 
-FOLDER = Path(sys.argv[1])
+DIRECTORY = Path(sys.argv[1])
 
 
 def load() -> dict:
-    path = FOLDER / "civicrm.json"
+    path = DIRECTORY / "civicrm.json"
     return json.loads(path.read_text()) if path.exists() else {"Contact": [], "Contribution": [], "Campaign": []}
 
 
 def store(data: dict) -> None:
-    (FOLDER / "civicrm.json.new").write_text(json.dumps(data))
-    (FOLDER / "civicrm.json.new").rename(FOLDER / "civicrm.json")
+    (DIRECTORY / "civicrm.json.new").write_text(json.dumps(data))
+    (DIRECTORY / "civicrm.json.new").rename(DIRECTORY / "civicrm.json")
 
 
 def fault(name: str) -> str | None:
-    path = FOLDER / name
+    path = DIRECTORY / name
     return path.read_text() if path.exists() else None
 
 
 def answer(entity: str, action: str, params: dict) -> dict:
-    with (FOLDER / "lock").open("w") as lock:
+    with (DIRECTORY / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         data = load()
         if (entity, action) == ("Contribution", "get"):

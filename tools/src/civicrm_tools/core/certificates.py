@@ -13,7 +13,7 @@ DAY = 86400
 def days_left(pem: str, now: datetime.datetime) -> float | None:
     """Return the days until the first certificate in a PEM text expires, or None if there is none.
 
-    Raises ProgramFailed if openssl is missing or does not end.
+    Raises ProgramFailed if openssl is missing.
     """
     said = run.run("openssl", "x509", "-noout", "-enddate", timeout=SECONDS, text=pem, statuses=()).stdout
     try:

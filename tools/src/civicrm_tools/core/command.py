@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import pwd
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,9 +26,9 @@ Thing = TypeVar("Thing")
 
 
 class Failure(Exception):
-    """What went wrong and what to do, in one line for the operator; `status` is the exit status."""
+    """What went wrong and what to do, in one line for the operator; `status` is the exit status, None the command's."""
 
-    def __init__(self, message: str, status: int = FAILED) -> None:
+    def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
         self.status = status
 
@@ -49,33 +51,60 @@ def run(
     argv: Sequence[str] | None,
     *,
     also: tuple[type[Exception], ...] = (),
+    failed: int = FAILED,
 ) -> int:
     """Run a command's body and return its exit status; whatever it raises for the operator is one line on stderr.
 
-    also: exceptions of a library that the operator may meet, such as sqlite3.Error; exit status FAILED.
+    also: exceptions of a library that the operator may meet, such as sqlite3.Error. failed: the exit status of a
+    failure that has none of its own.
     """
     try:
         return body(argv)
     except Failure as failure:
-        return complain(name, str(failure), failure.status)
+        return complain(name, str(failure), failed if failure.status is None else failure.status)
     except PermissionError as error:
-        return complain(name, f"cannot read or write {error.filename}: run it as root", FAILED)
+        named = f"cannot read or write {error.filename}: run it as root"
+        return complain(name, named if error.filename else str(error), failed)
     except BrokenPipeError:
         # The reader, such as head, has seen enough. Nothing may be flushed into the closed pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except OSError as error:
-        return complain(name, str(error), FAILED)
+        return complain(name, str(error), failed)
     except also as error:
-        return complain(name, str(error), FAILED)
+        return complain(name, str(error), failed)
     except KeyboardInterrupt:
         return complain(name, "interrupted", INTERRUPTED)
 
 
 def complain(name: str, message: str, status: int) -> int:
-    # An argument may hold bytes that are no text.
-    print(f"{name}: {message}".encode(errors="backslashreplace").decode(), file=sys.stderr)
+    tell(name, message)
     return status
+
+
+def tell(name: str, message: str) -> None:
+    """Say a line on stderr, in the command's name."""
+    # An argument may hold bytes that are no text.
+    print(f"{name}: {message}".encode(errors="backslashreplace").decode(), file=sys.stderr, flush=True)
+
+
+def end_by_signals(name: str) -> None:
+    """Let SIGTERM, SIGINT and SIGHUP end a command like an error, so that it cleans up; exit status FAILED."""
+
+    def end(number: int, _frame: object) -> None:
+        sys.exit(f"{name}: stopped by {signal.Signals(number).name}")
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, end)
+
+
+@contextlib.contextmanager
+def about(what: str, then: str = "") -> Iterator[None]:
+    """Begin the message of whatever fails with what was being done, and end it with what holds now."""
+    try:
+        yield
+    except Failure as failure:
+        raise Failure(f"{what}: {failure}{f'; {then}' if then else ''}", failure.status) from failure
 
 
 def need_root() -> None:

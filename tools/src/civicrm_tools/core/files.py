@@ -6,6 +6,7 @@ rename(2) replaces a name in one step; fsync(2) of the file and of its directory
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 from collections.abc import Callable
@@ -85,6 +86,17 @@ def read_json(path: Path, build: Callable[[Any], Built], hint: str = "") -> Buil
         raise Unreadable(_damaged(path, f"it lacks {error}", hint)) from error
     except (ValueError, TypeError, AttributeError) as error:
         raise Unreadable(_damaged(path, str(error), hint)) from error
+
+
+def read_record(path: Path, kind: type[Built]) -> Built:
+    """Return a dataclass made of a file's JSON object; what is no field of it is passed over. Raises as read_json does.
+
+    Its module must have postponed annotations: a field that is a Path there is made one.
+    """
+    fields = [(field.name, field.type == "Path") for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    return read_json(
+        path, lambda raw: kind(**{name: Path(raw[name]) if is_path else raw[name] for name, is_path in fields})
+    )
 
 
 def _damaged(path: Path, what: str, hint: str) -> str:

@@ -6,14 +6,14 @@ import gzip
 import hashlib
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
 from typing import BinaryIO, NamedTuple
 
-from civicrm_tools.core.run import ProgramFailed, last_line
+from civicrm_tools.core.run import ProgramFailed, ended, last_line, start
 
 CHUNK = 1 << 20
 # Level 3 costs a third of the default's time and a tenth more space.
@@ -57,10 +57,7 @@ def compress(
     target that cannot be written; the file is left to the caller.
     """
     with tempfile.TemporaryFile() as stderr, target.open("xb") as raw:
-        try:
-            process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr)
-        except OSError as error:
-            raise ProgramFailed(f"cannot run {argv[0]}: {error.strerror}") from error
+        process = start(argv, stdin=DEVNULL, stdout=PIPE, stderr=stderr)
         assert process.stdout is not None
         digest = Digest(raw)
         try:
@@ -77,19 +74,16 @@ def compress(
             process.stdout.close()
             code = process.wait()
         stderr.seek(0)
-        said = last_line(stderr.read().decode(errors="replace"))
+        said = stderr.read().decode(errors="replace")
     if code != 0 and code not in tolerated:
-        raise ProgramFailed(f"{argv[0]} ended with {code}: {said or 'no message'}")
-    return Compressed(digest.size, digest.sha256.hexdigest(), said if code else "")
+        raise ended(argv, code, said)
+    return Compressed(digest.size, digest.sha256.hexdigest(), last_line(said) if code else "")
 
 
 def feed(source: Path, argv: Sequence[str]) -> None:
     """Run a program with a compressed file as its input. Raises ProgramFailed and, for a damaged file, OSError."""
     with tempfile.TemporaryFile() as stderr:
-        try:
-            process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr)
-        except OSError as error:
-            raise ProgramFailed(f"cannot run {argv[0]}: {error.strerror}") from error
+        process = start(argv, stdin=PIPE, stdout=DEVNULL, stderr=stderr)
         assert process.stdin is not None
         try:
             with gzip.open(source, "rb") as packed, process.stdin as pipe:
@@ -100,5 +94,4 @@ def feed(source: Path, argv: Sequence[str]) -> None:
             code = process.wait()
         stderr.seek(0)
         if code != 0:
-            said = last_line(stderr.read().decode(errors="replace"))
-            raise ProgramFailed(f"{argv[0]} ended with {code}: {said or 'no message'}")
+            raise ended(argv, code, stderr.read().decode(errors="replace"))

@@ -1,13 +1,25 @@
-"""What a daemon says to systemd and gets from it: sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3)."""
+"""Ask systemd (systemctl(1)), and be its daemon: sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3)."""
 
 from __future__ import annotations
 
 import os
 import socket
+import subprocess
+from collections.abc import Collection
 
 from civicrm_tools.core.command import Failure
+from civicrm_tools.core.run import run
 
 FIRST = 3  # SD_LISTEN_FDS_START
+# A start or stop waits for what the unit waits for.
+SECONDS = 120
+
+
+def systemctl(
+    *arguments: str, timeout: float = SECONDS, statuses: Collection[int] = (0,)
+) -> subprocess.CompletedProcess[str]:
+    """Run systemctl as core.run does."""
+    return run("systemctl", *arguments, timeout=timeout, statuses=statuses)
 
 
 def notify(state: str) -> None:
@@ -18,12 +30,6 @@ def notify(state: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sink:
         sink.connect("\0" + address[1:] if address.startswith("@") else address)
         sink.send(state.encode())
-
-
-def watchdog_seconds() -> float | None:
-    """Return within how many seconds WATCHDOG=1 is awaited, or None if it is not."""
-    microseconds = os.environ.get("WATCHDOG_USEC", "")
-    return int(microseconds) / 1e6 if microseconds.isdigit() and int(microseconds) else None
 
 
 def listening(unit: str) -> socket.socket:

@@ -6,14 +6,16 @@ campaign in CiviCRM only its source names it.
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
+from collections.abc import Sequence
 from typing import Any
 
-from civicrm_tools.core.command import Failure
+from civicrm_tools.core import command
 from civicrm_tools.donations.civicrm import Api, ApiGone, ApiRefused
 from civicrm_tools.donations.config import Config, campaigns, queues
+
+NAME = "donation-campaigns"
+UNKNOWN = 2
 
 
 def differences(api: Api, wanted: list[dict[str, str]]) -> list[dict[str, Any]]:
@@ -49,25 +51,24 @@ def check(config: Config, wanted: list[dict[str, str]], apply: bool) -> list[dic
     return [{"name": d["name"], "problem": d["problem"]} for d in found]
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Check the CiviCRM behind one queue, or behind each queue that has a worker."""
-    parser = argparse.ArgumentParser(prog="donation-campaigns", description=__doc__)
+def body(argv: Sequence[str] | None) -> int:
+    parser = command.Parser(prog=NAME, description=__doc__)
     parser.add_argument("command", choices=["check"])
     parser.add_argument("queue", nargs="?", help="left out: each queue that has a worker")
     parser.add_argument("--apply", action="store_true", help="create what is missing, correct what differs")
     parser.add_argument("--json", action="store_true", help="as JSON: {queue: [{name, problem}]}")
-    arguments = parser.parse_args(argv)
-    try:
-        names = [arguments.queue] if arguments.queue else list(queues())
-        configs = [config for config in map(Config.load, names) if config.enabled or arguments.queue]
-        result = {config.queue: check(config, campaigns(), arguments.apply) for config in configs}
-    except (Failure, ApiGone, ApiRefused) as error:
-        print(f"donation-campaigns: {error}", file=sys.stderr)
-        return 2
-    if arguments.json:
+    options = parser.parse_args(argv)
+    names = [options.queue] if options.queue else list(queues())
+    configs = [config for config in map(Config.load, names) if config.enabled or options.queue]
+    result = {config.queue: check(config, campaigns(), options.apply) for config in configs}
+    if options.json:
         print(json.dumps(result, indent=2))
     else:
         for queue, found in result.items():
             lines = [f"{queue}: campaign {d['name']}: {d['problem']}" for d in found]
             print("\n".join(lines or [f"{queue}: CiviCRM knows all campaigns"]))
-    return 1 if any(result.values()) else 0
+    return int(any(result.values()))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command.run(NAME, body, argv, also=(ApiGone, ApiRefused), failed=UNKNOWN)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pwd
 import select
 import subprocess
 import tempfile
@@ -13,6 +12,9 @@ import time
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import IO, Any, NamedTuple
+
+from civicrm_tools.core.command import Failure
+from civicrm_tools.core.run import as_user, start
 
 Record = dict[str, Any]
 
@@ -87,17 +89,12 @@ class Api:
         # No with: it is open as long as the process lives, and close() closes it.
         errors = tempfile.TemporaryFile()  # noqa: SIM115
         try:
-            process = subprocess.Popen(
-                self._command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                cwd="/",
-                **become(self._user),
-            )
-        except (OSError, KeyError) as error:
+            # It answers call after call, for as long as the worker lives.
+            pipe = subprocess.PIPE
+            process = start(self._command, stdin=pipe, stdout=pipe, stderr=errors, cwd="/", **as_user(self._user))
+        except Failure as error:
             errors.close()
-            raise ApiGone(f"{self._command[0]} cannot be run: {error}") from error
+            raise ApiGone(str(error)) from error
         assert process.stdin and process.stdout
         self._running = Running(process, process.stdin, process.stdout, errors)
         if self._exchange(self._running, b"", "it did not start") != {"ready": True}:
@@ -139,14 +136,6 @@ def first_error(errors: IO[bytes]) -> str:
     errors.seek(0)
     lines = errors.read(2000).decode(errors="replace").strip().splitlines()
     return f": {lines[0][:200]}" if lines else ""
-
-
-def become(user: str) -> dict[str, Any]:
-    """Arguments for Popen that make root's child the site's user, with nobody's groups but its own."""
-    if os.geteuid() != 0:
-        return {}
-    account = pwd.getpwnam(user)
-    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
 
 
 class Recorded(NamedTuple):

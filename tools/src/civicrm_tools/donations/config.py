@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from civicrm_tools.core import files
 from civicrm_tools.core.command import Failure
 
-FOLDER = Path("/etc/donation-worker")
-
-
-class ConfigError(Failure):
-    """A configuration cannot be read; the message says which and why."""
+DIRECTORY = Path("/etc/donation-worker")
 
 
 @dataclass(frozen=True)
@@ -43,20 +39,20 @@ class Config:
 
     @classmethod
     def load(cls, queue: str) -> Config:
-        path = FOLDER / f"{queue}.json"
+        path = DIRECTORY / f"{queue}.json"
         try:
-            return files.read_json(path, lambda raw: cls(**{field.name: raw[field.name] for field in fields(cls)}))
+            return files.read_record(path, cls)
         except files.Missing as error:
-            raise ConfigError(f"there is no queue {queue!r}: {path} does not exist") from error
+            raise Failure(f"there is no queue {queue!r}: {path} does not exist") from error
 
 
 def queues() -> Iterator[str]:
     """Names of all queues of this host."""
-    for path in sorted(FOLDER.glob("*.json")):
+    for path in sorted(DIRECTORY.glob("*.json")):
         if path.name != "campaigns.json":
             yield path.stem
 
 
 def campaigns() -> list[dict[str, str]]:
     """The list of campaigns of the inventory: [{name, title, state}]."""
-    return files.read_json(FOLDER / "campaigns.json", lambda raw: list(raw["campaigns"]))
+    return files.read_json(DIRECTORY / "campaigns.json", lambda raw: list(raw["campaigns"]))

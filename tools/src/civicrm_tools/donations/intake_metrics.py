@@ -1,22 +1,24 @@
-"""Write the numbers of one site of the donation API for Prometheus: donation-intake-metrics SITE FOLDER. Needs root.
+"""Write the numbers of one site of the donation API for Prometheus: donation-intake-metrics SITE DIRECTORY. Needs root.
 
-Counters come from the site's own file, so nothing in it is believed but whole numbers under known names.
+Writes DIRECTORY/donation_intake_SITE.prom, whole or not at all. Counters come from the site's own file, so nothing in
+it is believed but whole numbers under known names.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from civicrm_tools.core import files, metrics
-from civicrm_tools.core.command import Failure
+from civicrm_tools.core import command, files, metrics
+from civicrm_tools.core.command import DONE
 from civicrm_tools.core.metrics import Family
+from civicrm_tools.donations.switch import DIRECTORY as CONFIG
+from civicrm_tools.donations.switch import switch
 
-CONFIG = Path("/etc/donation-intake")
+NAME = "donation-intake-metrics"
 STATE = Path("/var/lib/donation-intake")
 REFUSALS = (
     "campaign_unknown", "currency_unknown", "field_invalid", "field_missing", "field_unknown", "internal_error",
@@ -52,7 +54,7 @@ def families(site: str, config: Path, state: Path, now: float) -> list[Family]:
         ({"site": site, "status": status}, counts.get(f"accepted_{status}", 0)) for status in ("queued", "spooled")
     ]
     refused = [({"site": site, "code": code}, counts.get(f"refused_{code}", 0)) for code in REFUSALS]
-    is_on = not (config / f"{site}.off").exists()
+    is_on = not switch(config, site).exists()
     return [
         Family("donation_intake_accepted_total", "counter", "Donations accepted.", accepted),
         Family("donation_intake_refused_total", "counter", "Requests refused.", refused),
@@ -75,16 +77,15 @@ def families(site: str, config: Path, state: Path, now: float) -> list[Family]:
     ]
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Write FOLDER/donation_intake_SITE.prom, whole or not at all; exit status 1 where the site cannot be read."""
-    parser = argparse.ArgumentParser(prog="donation-intake-metrics", description=__doc__)
+def body(argv: Sequence[str] | None) -> int:
+    parser = command.Parser(prog=NAME, description=__doc__)
     parser.add_argument("site")
-    parser.add_argument("folder", type=Path)
-    arguments = parser.parse_args(argv)
-    try:
-        found = families(arguments.site, CONFIG, STATE, time.time())
-        metrics.write(arguments.folder / f"donation_intake_{arguments.site}.prom", found)
-    except (Failure, OSError, ValueError) as error:
-        print(f"donation-intake-metrics: {error}", file=sys.stderr)
-        return 1
-    return 0
+    parser.add_argument("directory", type=Path)
+    options = parser.parse_args(argv)
+    found = families(options.site, CONFIG, STATE, time.time())
+    metrics.write(options.directory / f"donation_intake_{options.site}.prom", found)
+    return DONE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command.run(NAME, body, argv, also=(ValueError,))

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from civicrm_tools.core import metrics
-from civicrm_tools.core.command import Failure
+from civicrm_tools.core import command, metrics
+from civicrm_tools.core.command import DONE
 from civicrm_tools.core.metrics import Family
 from civicrm_tools.donations.config import Config, queues
 from civicrm_tools.donations.jobs import COUNTERS, Queue
 from civicrm_tools.donations.resp import Redis, RedisError, RedisGone
 
+NAME = "donation-queue"
 LENGTHS = ("length", "in_flight", "delayed", "dead")
 
 
@@ -108,7 +108,7 @@ def show_status(names: list[str], as_json: bool) -> int:
                 print(f"{name:24}", *numbers, "" if state["enabled"] else " (no worker: its site has no application)")
             else:
                 print(f"{name:24} Redis: {state['error']}")
-    return 0 if all(state["up"] for state in states.values()) else 1
+    return int(not all(state["up"] for state in states.values()))
 
 
 def show_dead(queue: Queue, as_json: bool) -> int:
@@ -118,12 +118,12 @@ def show_dead(queue: Queue, as_json: bool) -> int:
     else:
         for job in found:
             print(f"{identity(job):32}  {job.get('tries', 0)} tries  {job.get('reason', '')}")
-    return 0
+    return DONE
 
 
 def parser() -> argparse.ArgumentParser:
-    main_parser = argparse.ArgumentParser(prog="donation-queue", description=__doc__)
-    commands = main_parser.add_subparsers(dest="command", required=True)
+    made = command.Parser(prog=NAME, description=__doc__)
+    commands = made.add_subparsers(dest="command", required=True)
     one = commands.add_parser("status", help="lengths and counters of one queue, or of all")
     one.add_argument("queue", nargs="?")
     one.add_argument("--json", action="store_true", help="as JSON")
@@ -131,30 +131,30 @@ def parser() -> argparse.ArgumentParser:
     two.add_argument("queue")
     two.add_argument("--json", action="store_true", help="as JSON")
     for name, what in (("retry", "put a dead letter back into the queue"), ("drop", "forget a dead letter for good")):
-        command = commands.add_parser(name, help=what)
-        command.add_argument("queue")
-        command.add_argument("id", help='of the dead letter, or "all"; "none" for what was never a job')
+        either = commands.add_parser(name, help=what)
+        either.add_argument("queue")
+        either.add_argument("id", help='of the dead letter, or "all"; "none" for what was never a job')
     three = commands.add_parser("metrics", help="write the state of all queues for Prometheus")
     three.add_argument("file", type=Path, help="textfile of node_exporter")
-    return main_parser
+    return made
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one command; exit status 1 where Redis or a configuration cannot be read, or nothing was done."""
-    arguments = parser().parse_args(argv)
-    try:
-        names = list(queues())
-        if arguments.command == "metrics":
-            metrics.write(arguments.file, families(status(names)))
-            return 0
-        if arguments.command == "status":
-            return show_status([arguments.queue] if arguments.queue else names, arguments.json)
-        queue = connect(Config.load(arguments.queue))
-        if arguments.command == "dead":
-            return show_dead(queue, arguments.json)
-        done = decide(queue, arguments.id, {"retry": retry, "drop": drop}[arguments.command])
-        print("\n".join(done) if done else f"no dead letter {arguments.id!r} in {arguments.queue}")
-        return 0 if done else 1
-    except (Failure, RedisGone, RedisError) as error:
-        print(f"donation-queue: {error}", file=sys.stderr)
-        return 1
+def body(argv: Sequence[str] | None) -> int:
+    options = parser().parse_args(argv)
+    names = list(queues())
+    if options.command == "metrics":
+        metrics.write(options.file, families(status(names)))
+        return DONE
+    if options.command == "status":
+        return show_status([options.queue] if options.queue else names, options.json)
+    queue = connect(Config.load(options.queue))
+    if options.command == "dead":
+        return show_dead(queue, options.json)
+    done = decide(queue, options.id, {"retry": retry, "drop": drop}[options.command])
+    print("\n".join(done) if done else f"no dead letter {options.id!r} in {options.queue}")
+    return int(not done)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 1 where Redis or a configuration cannot be read, or nothing was done."""
+    return command.run(NAME, body, argv, also=(RedisError,))

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
-from civicrm_tools.core.command import Failure
+from civicrm_tools.core import command
+from civicrm_tools.core.command import DONE
 from civicrm_tools.donations.civicrm import Api, ApiGone, ApiRefused, Conflict, record
 from civicrm_tools.donations.config import Config
 from civicrm_tools.donations.jobs import Queue
 from civicrm_tools.donations.resp import Redis, RedisError, RedisGone
 
+NAME = "donation-worker"
 WAIT_SECONDS = 2
 PAUSE_MAX_SECONDS = 30
 
@@ -170,19 +172,15 @@ def log(line: str) -> None:
     print(line, flush=True)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the worker of the queue that is named; exit status 64 for a wrong call."""
-    arguments = sys.argv[1:] if argv is None else argv
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        asked = arguments in (["-h"], ["--help"])
-        print(f"{__doc__}\nusage: donation-worker QUEUE", file=sys.stdout if asked else sys.stderr)
-        return 0 if asked else 64
-    try:
-        worker = Worker(Config.load(arguments[0]))
-    except Failure as error:
-        print(f"donation-worker: {error}", file=sys.stderr)
-        return 1
+def body(argv: Sequence[str] | None) -> int:
+    parser = command.Parser(prog=NAME, description=__doc__)
+    parser.add_argument("queue", metavar="QUEUE", help="the API site whose donations these are")
+    worker = Worker(Config.load(parser.parse_args(argv).queue))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop.set())
     worker.run()
-    return 0
+    return DONE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command.run(NAME, body, argv)

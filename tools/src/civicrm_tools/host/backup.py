@@ -12,31 +12,19 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
-import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from civicrm_tools.core import files, locks, mariadb, streams
-from civicrm_tools.core.command import Failure
-from civicrm_tools.host.snapshots import (
-    FORMAT,
-    MANIFEST,
-    BackupError,
-    Config,
-    Remote,
-    about,
-    check_files,
-    choose,
-    describe,
-    entries,
-    megabytes,
-)
+from civicrm_tools.core import command, files, locks, mariadb, streams
+from civicrm_tools.core.command import DONE, Failure, about
+from civicrm_tools.host import snapshots
+from civicrm_tools.host.snapshots import Config, Remote, check_files, describe, entries, megabytes
 
+NAME = "civicrm-backup"
 CONFIG = "/etc/civicrm-backup.json"
 
 # Dumps
@@ -60,7 +48,7 @@ def pack_path(number: int, path: Path, directory: Path) -> dict[str, Any]:
     with about(str(path)):
         made = streams.compress(argv, file, tolerated=(1,))
     if made.warning:
-        print(f"civicrm-backup: warning: {path}: {made.warning}", file=sys.stderr)
+        command.tell(NAME, f"warning: {path}: {made.warning}")
     with index.open("rb") as lines:
         count = sum(1 for _ in lines)
     index.unlink()
@@ -91,19 +79,19 @@ def new_name(existing: Iterable[str]) -> str:
         if name > newest:
             return name
         time.sleep(1)
-    raise BackupError(f"snapshot {newest} on the backup host is from the future: check this host's clock")
+    raise Failure(f"snapshot {newest} on the backup host is from the future: check this host's clock")
 
 
-def refuse_emptied(databases: list[dict[str, Any]], snapshots: dict[str, dict[str, Any] | None]) -> None:
+def refuse_emptied(databases: list[dict[str, Any]], existing: dict[str, dict[str, Any] | None]) -> None:
     """Refuse to follow a full snapshot by an empty one: a host that was rebuilt but not yet restored would do that."""
-    complete = {name: manifest for name, manifest in snapshots.items() if manifest is not None}
+    complete = {name: manifest for name, manifest in existing.items() if manifest is not None}
     if not complete:
         return
     newest = max(complete)
     before = {entry["name"]: entry["tables"] for entry in complete[newest]["databases"]}
     for entry in databases:
         if entry["tables"] == 0 and before.get(entry["name"], 0) > 0:
-            raise BackupError(
+            raise Failure(
                 f"database {entry['name']} is empty here but has {before[entry['name']]} tables in snapshot {newest}: "
                 "restore first, or drop it from the newest snapshot on purpose with run --allow-empty"
             )
@@ -123,17 +111,17 @@ def run(config: Config, allow_empty: bool) -> None:
         present = [path for path in config.paths if path.is_dir()]
         absent = [str(path) for path in config.paths if path not in present]
         for path in absent:
-            print(f"civicrm-backup: warning: {path} does not exist, the snapshot is without it", file=sys.stderr)
+            command.tell(NAME, f"warning: {path} does not exist, the snapshot is without it")
         paths = [pack_path(number, path, directory) for number, path in enumerate(present, start=1)]
         manifest = {
-            "format": FORMAT,
+            "format": snapshots.FORMAT,
             "snapshot": directory.name,
             "host": socket.gethostname(),
             "databases": databases,
             "paths": paths,
             "absent": absent,
         }
-        files.write_json(directory / MANIFEST, manifest, mode=0o600, indent=2)
+        files.write_json(directory / snapshots.MANIFEST, manifest, mode=0o600, indent=2)
         remote.push(directory)
         size = sum(entry["size"] for entry in entries(manifest))
         finished = time.time()
@@ -174,7 +162,7 @@ def show(config: Config, as_json: bool) -> None:
 def verify(config: Config, snapshot: str) -> None:
     with exclusive(config) as scratch:
         remote = Remote(config, scratch)
-        name, manifest = choose(remote.snapshots(), snapshot)
+        name, manifest = snapshots.choose(remote.snapshots(), snapshot)
         local = remote.fetch(name, (e["file"] for e in entries(manifest)))
         check_files(local, entries(manifest))
         for entry in manifest["databases"]:
@@ -192,7 +180,7 @@ def select(manifest: dict[str, Any], databases: list[str], paths: list[str]) -> 
         known = [entry[key] for entry in entries(manifest) if key in entry]
         for item in wanted:
             if item not in known:
-                raise BackupError(f"snapshot {manifest['snapshot']} has no {item}; it has {', '.join(known) or 'none'}")
+                raise Failure(f"snapshot {manifest['snapshot']} has no {item}; it has {', '.join(known) or 'none'}")
     return (
         [entry for entry in manifest["databases"] if entry["name"] in databases],
         [entry for entry in manifest["paths"] if entry["path"] in paths],
@@ -207,13 +195,11 @@ def load_database(entry: dict[str, Any], source: Path) -> None:
 def restore(config: Config, snapshot: str, databases: list[str], paths: list[str]) -> None:
     with exclusive(config) as scratch:
         remote = Remote(config, scratch)
-        name, manifest = choose(remote.snapshots(), snapshot)
+        name, manifest = snapshots.choose(remote.snapshots(), snapshot)
         dumps, archives = select(manifest, databases, paths)
         local = remote.fetch(name, (entry["file"] for entry in [*dumps, *archives]))
-        try:
+        with about(f"snapshot {name}", "nothing was changed"):
             check_files(local, [*dumps, *archives])
-        except BackupError as error:
-            raise BackupError(f"snapshot {name}: {error}; nothing was changed") from error
         for entry in dumps:
             load_database(entry, local / entry["file"])
             print(f"database {entry['name']} restored from {name}")
@@ -225,10 +211,10 @@ def restore(config: Config, snapshot: str, databases: list[str], paths: list[str
             print(f"{entry['path']} restored from {name}")
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="civicrm-backup", description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path, default=Path(CONFIG), help="default: %(default)s")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+def parser() -> argparse.ArgumentParser:
+    made = command.Parser(prog=NAME, description=__doc__)
+    made.add_argument("--config", type=Path, default=Path(CONFIG), help="default: %(default)s")
+    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
     now = commands.add_parser("run", help="make a snapshot now and remove old ones")
     now.add_argument("--allow-empty", action="store_true", help="even if a database is empty that was not before")
     listing = commands.add_parser("list", help="show the snapshots on the backup host")
@@ -240,33 +226,28 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         description="Without --database and --path everything in the snapshot is restored. A database is replaced; "
         "files are unpacked over what is there. Nothing is touched before all checksums agree.",
     )
-    for command in (check, back):
-        command.add_argument("--snapshot", default="latest", metavar="NAME", help="default: the newest complete one")
+    for one in (check, back):
+        one.add_argument("--snapshot", default="latest", metavar="NAME", help="default: the newest complete one")
     back.add_argument("--database", action="append", default=[], metavar="NAME", help="only this one; repeatable")
     back.add_argument("--path", action="append", default=[], metavar="DIRECTORY", help="only this one; repeatable")
-    return parser.parse_args(argv)
+    return made
 
 
-def interrupted(number: int, _frame: object) -> None:
-    raise BackupError(f"stopped by {signal.Signals(number).name}")
-
-
-def main(argv: list[str] | None = None) -> int:
-    options = parse(argv)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, interrupted)
+def body(argv: Sequence[str] | None) -> int:
+    options = parser().parse_args(argv)
+    command.end_by_signals(NAME)
     os.umask(0o077)
-    try:
-        config = Config.load(options.config)
-        if options.command == "run":
-            run(config, options.allow_empty)
-        elif options.command == "list":
-            show(config, options.json)
-        elif options.command == "verify":
-            verify(config, options.snapshot)
-        else:
-            restore(config, options.snapshot, options.database, options.path)
-    except (Failure, OSError) as error:
-        print(f"civicrm-backup: {error}", file=sys.stderr)
-        return 1
-    return 0
+    config = Config.load(options.config)
+    if options.command == "run":
+        run(config, options.allow_empty)
+    elif options.command == "list":
+        show(config, options.json)
+    elif options.command == "verify":
+        verify(config, options.snapshot)
+    else:
+        restore(config, options.snapshot, options.database, options.path)
+    return DONE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command.run(NAME, body, argv)

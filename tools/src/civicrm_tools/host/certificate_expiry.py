@@ -7,28 +7,24 @@ Exit status: 0 all are shown, trusted and run for 14 days; 1 one is not; 2 it co
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import json
 import re
-import subprocess
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from civicrm_tools.core import certificates, files, metrics
-from civicrm_tools.core.command import Failure
+from civicrm_tools.core import certificates, command, files, metrics
 from civicrm_tools.core.metrics import Family, gauge
+from civicrm_tools.core.run import run
 
+NAME = "certificate-expiry"
 CONFIG = Path("/etc/certificate-expiry.json")
 ENOUGH_DAYS = 14
 ANSWER_SECONDS = 15
 AT_ONCE = 8
-
-
-class ExpiryError(Failure):
-    """What could not be checked, in one line for the operator."""
+UNCHECKED = 2
 
 
 @dataclass(frozen=True)
@@ -63,24 +59,14 @@ def load(path: Path) -> list[Endpoint]:
     return files.read_json(path, build)
 
 
-def run(*command: str, given: str = "") -> subprocess.CompletedProcess[str]:
-    """Run a command; a server that accepts and then says nothing ends with its time."""
-    try:
-        return subprocess.run(
-            command, input=given, capture_output=True, text=True, errors="replace", timeout=ANSWER_SECONDS
-        )
-    except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, 124, "", f"no answer within {ANSWER_SECONDS} s")
-    except OSError as error:
-        raise ExpiryError(f"{command[0]}: {error}") from error
-
-
 def ask(endpoint: Endpoint, now: datetime.datetime) -> Shown:
     """Return what the endpoint shows to a client that asks for its server_name."""
     address = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
     name = ["-servername", endpoint.server_name, "-verify_hostname", endpoint.server_name]
     starttls = ["-starttls", endpoint.starttls] if endpoint.starttls else []
-    answer = run("openssl", "s_client", "-connect", f"{address}:{endpoint.port}", *name, *starttls)
+    asked = ["s_client", "-connect", f"{address}:{endpoint.port}", *name, *starttls]
+    # Any status: a server that accepts and then says nothing ends with its time.
+    answer = run("openssl", *asked, timeout=ANSWER_SECONDS, statuses=())
     pem = re.search(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\n", answer.stdout, re.DOTALL)
     if not pem:
         return Shown(None, False, reason(answer.stderr))
@@ -112,25 +98,15 @@ def reason(stderr: str) -> str:
 def families(found: dict[Endpoint, Shown], timestamp: float) -> list[Family]:
     """Return what the endpoints showed as metrics."""
     days = [(e.labels, shown.days) for e, shown in found.items() if shown.days is not None]
+    seen = [(e.labels, shown.days is not None) for e, shown in found.items()]
+    trusted = [(e.labels, shown.trusted) for e, shown in found.items()]
+    help_of_days = "Days until the certificate shown expires; missing where none was shown."
     return [
+        Family("certificate_shown", "gauge", "Whether a certificate was shown.", seen),
         Family(
-            "certificate_shown",
-            "gauge",
-            "Whether a certificate was shown.",
-            [(e.labels, shown.days is not None) for e, shown in found.items()],
+            "certificate_trusted", "gauge", "Whether this host trusts the certificate shown for that name.", trusted
         ),
-        Family(
-            "certificate_trusted",
-            "gauge",
-            "Whether this host trusts the certificate shown for that name.",
-            [(e.labels, shown.trusted) for e, shown in found.items()],
-        ),
-        Family(
-            "certificate_expiry_days",
-            "gauge",
-            "Days until the certificate shown expires; missing where none was shown.",
-            days,
-        ),
+        Family("certificate_expiry_days", "gauge", help_of_days, days),
         gauge("certificate_expiry_last_run_timestamp_seconds", "When the daemons were last asked.", int(timestamp)),
     ]
 
@@ -146,19 +122,15 @@ def as_json(found: dict[Endpoint, Shown]) -> str:
     return json.dumps(rows, indent=2)
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def body(argv: Sequence[str] | None) -> int:
+    parser = command.Parser(prog=NAME, description=__doc__)
     parser.add_argument("--output", type=Path, metavar="FILE", help="write metrics to FILE instead of printing a table")
     parser.add_argument("--json", action="store_true", help="as JSON: [{name, address, port, days, trusted, problem}]")
     options = parser.parse_args(argv)
     now = datetime.datetime.now(datetime.UTC)
-    try:
-        found = ask_all(load(CONFIG), now)
-        if options.output:
-            metrics.write(options.output, families(found, now.timestamp()))
-    except (Failure, OSError) as error:
-        print(f"certificate-expiry: {error}", file=sys.stderr)
-        return 2
+    found = ask_all(load(CONFIG), now)
+    if options.output:
+        metrics.write(options.output, families(found, now.timestamp()))
     if options.json:
         print(as_json(found))
     for endpoint, shown in {} if options.json else found.items():
@@ -166,3 +138,7 @@ def main(argv: list[str] | None = None) -> int:
         if shown.problem or not options.output:
             print(f"{endpoint.server_name}:{endpoint.port}: {days}{f': {shown.problem}' if shown.problem else ''}")
     return int(any(shown.problem for shown in found.values()))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command.run(NAME, body, argv, failed=UNCHECKED)

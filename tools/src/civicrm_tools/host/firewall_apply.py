@@ -19,39 +19,37 @@ import hashlib
 import json
 import pwd
 import re
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from civicrm_tools.core import files
-from civicrm_tools.core.command import Failure
+from civicrm_tools import LAUNCHER
+from civicrm_tools.core import command, files
+from civicrm_tools.core.command import DONE, Failure, about
 from civicrm_tools.core.locks import locked
+from civicrm_tools.core.run import run
+from civicrm_tools.core.systemd import systemctl
 
+NAME = "firewall-apply"
 TABLE = "inet civicrm_firewall"
 CONFIGURATION = Path("/etc/nftables.conf")
 STATE = Path("/run/civicrm-firewall")
 UNIT = "firewall-rollback"
 BOOT_UNIT = "nftables.service"
 USER = re.compile(r"^define uid_(\S+) = \d+$", re.MULTILINE)
+# The kernel takes a large ruleset in less.
+SECONDS = 120
+UNKNOWN_USER = 3
 NOBODY = 4294967294  # belongs to no user: a rule for it matches no packet
 REMOVE = f"table {TABLE}\ndelete table {TABLE}\n"
 
 
-class FirewallError(Failure):
-    """What went wrong and what holds now, in one line."""
-
-
-class UnknownUserError(FirewallError):
-    """The ruleset names users that this host does not have."""
-
-
-def nft(*arguments: str, text: str | None = None) -> str:
+def nft(*arguments: str, text: str = "") -> str:
     """Run nft, with a ruleset on standard input where `text` is given; return what it prints."""
-    done = subprocess.run(["nft", *arguments], input=text, capture_output=True, text=True, check=False)
+    done = run("nft", *arguments, timeout=SECONDS, text=text, statuses=())
     if done.returncode != 0:
-        raise FirewallError(f"nft {' '.join(arguments)}: {' '.join(done.stderr.split())[:500]}")
+        # All of it: the last line is an arrow below the mistake.
+        raise Failure(f"nft {' '.join(arguments)}: {' '.join(done.stderr.split())[:500]}")
     return done.stdout
 
 
@@ -106,15 +104,15 @@ def arm(seconds: int) -> None:
     """Have systemd call rollback after some seconds, whatever becomes of this process and its connection."""
     disarm()
     timer = ["--on-active", str(seconds), "--timer-property=AccuracySec=100ms"]
-    command = ["systemd-run", "--quiet", "--collect", f"--unit={UNIT}", *timer, sys.argv[0], "rollback"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise FirewallError(f"nothing loaded: no timer to take it back: {' '.join(done.stderr.split())}")
+    # The launcher by its path: a service's PATH may lack the directory of the link.
+    begin = ["systemd-run", "--quiet", "--collect", f"--unit={UNIT}", *timer, str(LAUNCHER), NAME, "rollback"]
+    with about("nothing loaded: no timer to take it back"):
+        run(*begin, timeout=SECONDS)
 
 
 def disarm() -> None:
     # A timer that is not there is as good as one that is stopped.
-    subprocess.run(["systemctl", "stop", f"{UNIT}.timer"], capture_output=True, check=False)
+    systemctl("stop", f"{UNIT}.timer", statuses=())
 
 
 def saved() -> str:
@@ -127,7 +125,7 @@ def saved() -> str:
     listed = REMOVE + nft("list", "table", *TABLE.split())
     try:
         nft("--check", "-f", "-", text=listed)
-    except FirewallError:
+    except Failure:
         return configuration() if TABLE in configuration() else REMOVE
     return listed
 
@@ -143,9 +141,10 @@ def with_uids(text: str, missing: str) -> str:
             known[name] = pwd.getpwnam(name).pw_uid
     unknown = [name for name in USER.findall(text) if name not in known]
     if unknown and missing == "refuse":
-        raise UnknownUserError(
+        raise Failure(
             f"this host has no user {', '.join(unknown)}: correct the name, "
-            "or install the service that brings the user first"
+            "or install the service that brings the user first",
+            UNKNOWN_USER,
         )
     return USER.sub(lambda user: f"define uid_{user[1]} = {known.get(user[1], NOBODY)}", text)
 
@@ -163,7 +162,7 @@ def apply(file: Path, seconds: int, missing: str = "refuse") -> str:
     files.write(STATE / "trial", text, mode=0o600)
     try:
         arm(seconds)
-    except FirewallError:
+    except Failure:
         (STATE / "trial").unlink()
         raise
     load(text)
@@ -174,7 +173,7 @@ def confirm() -> str:
     """Make the ruleset on trial the one of this host."""
     trial = STATE / "trial"
     if not trial.is_file():
-        raise FirewallError("nothing to confirm: no ruleset is on trial, or it was taken back already")
+        raise Failure("nothing to confirm: no ruleset is on trial, or it was taken back already")
     disarm()
     text = trial.read_text()
     files.write(CONFIGURATION, text)
@@ -192,7 +191,7 @@ def rollback() -> str:
     for text in (previous.read_text() if previous.is_file() else "", configuration(), REMOVE):
         if TABLE not in text:
             continue
-        with contextlib.suppress(FirewallError):
+        with contextlib.suppress(Failure):
             load(text)
             break
     if text == configuration():
@@ -210,24 +209,16 @@ def status() -> str:
 
 def start_unit() -> str:
     """Start nftables.service where it does not run, and say so. It loads the same rules again, and calls `record`."""
-    if subprocess.run(["systemctl", "is-active", "--quiet", BOOT_UNIT], check=False).returncode == 0:
+    if systemctl("is-active", "--quiet", BOOT_UNIT, statuses=()).returncode == 0:
         return ""
-    done = subprocess.run(["systemctl", "start", BOOT_UNIT], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise FirewallError(f"{BOOT_UNIT} does not start: {' '.join(done.stderr.split())}")
+    with about(f"{BOOT_UNIT} does not start"):
+        systemctl("start", BOOT_UNIT)
     return f", {BOOT_UNIT} started"
 
 
-@contextlib.contextmanager
-def alone() -> Iterator[None]:
-    """Let no two of these commands run at once: the timer may fire while somebody confirms."""
-    with locked(STATE / "lock"):
-        yield
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
+def parser() -> argparse.ArgumentParser:
+    made = command.Parser(prog=NAME, description=__doc__)
+    commands = made.add_subparsers(dest="command", required=True)
     applying = commands.add_parser("apply", help="load a ruleset on trial")
     applying.add_argument("file", type=Path, metavar="FILE", help="a ruleset for nft -f")
     applying.add_argument("--rollback-seconds", type=int, default=60, metavar="N", help="how long to wait (60)")
@@ -238,33 +229,39 @@ def main(argv: list[str] | None = None) -> int:
         commands.add_parser(name)
     asking = commands.add_parser("status", help="print confirmed, pending or changed")
     asking.add_argument("--json", action="store_true", help='as JSON: {"status": the word}')
-    options = parser.parse_args(argv)
-    try:
-        with alone():
-            if options.command == "apply":
-                said = apply(options.file, options.rollback_seconds, options.missing_users)
-            elif options.command == "confirm":
-                said = confirm()
-            elif options.command == "rollback":
-                # By hand; the service that the timer started is not stopped by it.
-                disarm()
-                said = rollback()
-            elif options.command == "record":
-                # Whatever was on trial is no longer loaded.
-                disarm()
-                (STATE / "trial").unlink(missing_ok=True)
-                record(configuration())
-                return 0
-            else:
-                said = json.dumps({"status": status()}) if options.json else status()
-        # Not while we are alone, as the unit calls `record`; and not with Debian's file, which flushes others' tables.
-        if options.command in ("apply", "confirm") and said in ("unchanged", "confirmed"):
-            said += start_unit()
+    return made
+
+
+def act(options: argparse.Namespace) -> str:
+    """Do what is asked, and return what to print."""
+    if options.command == "apply":
+        return apply(options.file, options.rollback_seconds, options.missing_users)
+    if options.command == "confirm":
+        return confirm()
+    if options.command == "status":
+        return json.dumps({"status": status()}) if options.json else status()
+    # By hand too; the service that the timer started is not stopped by it.
+    disarm()
+    if options.command == "rollback":
+        return rollback()
+    # Whatever was on trial is no longer loaded.
+    (STATE / "trial").unlink(missing_ok=True)
+    record(configuration())
+    return ""
+
+
+def body(argv: Sequence[str] | None) -> int:
+    options = parser().parse_args(argv)
+    # No two at once: the timer may fire while somebody confirms.
+    with locked(STATE / "lock"):
+        said = act(options)
+    # Not while we are alone, as the unit calls `record`; and not with Debian's file, which flushes others' tables.
+    if options.command in ("apply", "confirm") and said in ("unchanged", "confirmed"):
+        said += start_unit()
+    if said:
         print(said)
-    except UnknownUserError as error:
-        print(f"firewall-apply: {error}", file=sys.stderr)
-        return 3
-    except (Failure, OSError) as error:
-        print(f"firewall-apply: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return DONE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command.run(NAME, body, argv)

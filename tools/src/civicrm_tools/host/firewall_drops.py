@@ -7,18 +7,18 @@ comes in and for packets of no user. Which ports a user tried: nft list set inet
 
 from __future__ import annotations
 
-import argparse
 import json
 import pwd
-import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from civicrm_tools.core import metrics
+from civicrm_tools.core import command, metrics
+from civicrm_tools.core.command import DONE
 from civicrm_tools.core.metrics import Family, exposition
+from civicrm_tools.host.firewall_apply import TABLE, nft
 
-TABLE = ("inet", "civicrm_firewall")
+NAME = "firewall-drops"
 
 
 def drops(listing: dict[str, Any]) -> dict[tuple[str, str, str], int]:
@@ -61,20 +61,20 @@ def family(found: dict[tuple[str, str, str], int]) -> Family:
     return Family("firewall_drops_total", "counter", "Packets that the firewall refused.", samples)
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def body(argv: Sequence[str] | None) -> int:
+    parser = command.Parser(prog=NAME, description=__doc__)
     parser.add_argument("--output", type=Path, metavar="FILE", help="write FILE instead of printing")
     parser.add_argument("--json", action="store_true", help="print JSON: [{direction, reason, user, packets}]")
     options = parser.parse_args(argv)
-    done = subprocess.run(["nft", "-j", "list", "table", *TABLE], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        print(f"firewall-drops: {' '.join(done.stderr.split())}", file=sys.stderr)
-        return 1
-    found = family(drops(json.loads(done.stdout)))
+    found = family(drops(json.loads(nft("-j", "list", "table", *TABLE.split()))))
     if options.json:
         print(json.dumps([{**labels, "packets": packets} for labels, packets in found.samples], indent=2))
     elif options.output is None:
         print(exposition([found]), end="")
     else:
         metrics.write(options.output, [found])
-    return 0
+    return DONE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command.run(NAME, body, argv)

@@ -8,20 +8,20 @@ silent peer, and restarts charon as the last resort; a charon that was stopped b
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from civicrm_tools.core import metrics
-from civicrm_tools.core.command import Failure
+from civicrm_tools.core import command, metrics
 from civicrm_tools.core.locks import locked
 from civicrm_tools.core.metrics import Family
 from civicrm_tools.host import ipsec_repair
 from civicrm_tools.host.ipsec_link import Config, Report, check
 
+NAME = "ipsec-health"
 CONFIG = Path("/etc/ipsec-health.json")
+UNCHECKED = 2
 
 METRICS = {
     "ipsec_peer_up": "Whether the peer has SAs and answers through the tunnel.",
@@ -71,34 +71,39 @@ def describe(report: Report) -> str:
     return "\n".join(lines)
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def body(argv: Sequence[str] | None) -> int:
+    parser = command.Parser(prog=NAME, description=__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--repair", action="store_true", help="repair what is broken and write metrics; says only that")
     parser.add_argument(
         "--reauthenticate", nargs="+", metavar="PEER", help="replace the SAs of these peers by newly authenticated ones"
     )
     options = parser.parse_args(argv)
-    try:
-        config = Config.load(CONFIG)
-        if options.reauthenticate:
-            missing = ipsec_repair.reauthenticate(options.reauthenticate)
-            for name in missing:
-                print(f"ipsec-health: peer {name}: no new SA; the keys may not fit, the old SA stays", file=sys.stderr)
-            return 1 if missing else 0
-        if not options.repair:
-            report = check(config)
-            print(json.dumps(report.as_dict(), indent=2) if options.json else describe(report))
-            return 0 if report.healthy else 1
-        # No check and its repair may overlap with another.
-        with locked(ipsec_repair.STATE.with_suffix(".lock")):
-            state, report = ipsec_repair.State.load(), check(config)
-            ipsec_repair.repair(report, state, config, time.monotonic())
-            state.save()
-        if config.metrics_directory:
-            found = families(report, state.repairs, config, time.time())
-            metrics.write(config.metrics_directory / "ipsec.prom", found)
-        return 0 if report.healthy else 1
-    except (Failure, OSError) as error:
-        print(f"ipsec-health: {error}", file=sys.stderr)
-        return 2
+    config = Config.load(CONFIG)
+    if options.reauthenticate:
+        missing = ipsec_repair.reauthenticate(options.reauthenticate)
+        for name in missing:
+            command.tell(NAME, f"peer {name}: no new SA; the keys may not fit, the old SA stays")
+        return int(bool(missing))
+    if options.repair:
+        report = repair(config)
+    else:
+        report = check(config)
+        print(json.dumps(report.as_dict(), indent=2) if options.json else describe(report))
+    return int(not report.healthy)
+
+
+def repair(config: Config) -> Report:
+    """Check and repair, one process at a time, and write the metrics."""
+    with locked(ipsec_repair.STATE.with_suffix(".lock")):
+        state, report = ipsec_repair.State.load(), check(config)
+        ipsec_repair.repair(report, state, config, time.monotonic())
+        state.save()
+    if config.metrics_directory:
+        found = families(report, state.repairs, config, time.time())
+        metrics.write(config.metrics_directory / "ipsec.prom", found)
+    return report
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command.run(NAME, body, argv, failed=UNCHECKED)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 import json
 import re
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from civicrm_tools.core import certificates, files
 from civicrm_tools.core.command import Failure
+from civicrm_tools.core.run import run as run_program
 
 GUARD_FILE = Path("/etc/ipsec-guard.nft")
 # Written by ipsec-guard.service: the SHA-256 of the file that it loaded, then the table as nft lists it.
@@ -23,8 +24,8 @@ COMMAND_SECONDS = 10
 CERTIFICATE_DAYS = 14
 
 
-class HealthError(Failure):
-    """What could not be checked, in one line for the operator."""
+# A command that hangs counts as failed: a daemon that hangs is no better than a dead one.
+run = functools.partial(run_program, timeout=COMMAND_SECONDS, statuses=())
 
 
 @dataclass(frozen=True)
@@ -93,16 +94,6 @@ class Report:
             "certificates": self.certificates,
             "dropped": self.dropped,
         }
-
-
-def run(*command: str) -> subprocess.CompletedProcess[str]:
-    """Run a command; one that hangs counts as failed, as a daemon that hangs is no better than a dead one."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_SECONDS)
-    except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, 124, "", f"no answer within {COMMAND_SECONDS} s")
-    except FileNotFoundError as error:
-        raise HealthError(f"{command[0]} is not installed") from error
 
 
 def parse_event(line: str) -> dict[str, Any]:

@@ -6,25 +6,17 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from civicrm_tools.core import files, mariadb, ssh
 from civicrm_tools.core.command import Failure
-from civicrm_tools.core.run import run as run_program
 
 MANIFEST = "manifest.json"
 FORMAT = 1
-# A first snapshot over a slow line; rsync itself ends after ten minutes of silence.
-RSYNC_SECONDS = 86400
 SNAPSHOT_NAME = re.compile(r"\d{8}T\d{6}Z")
-
-
-class BackupError(Failure):
-    """What failed, in one line for the operator."""
 
 
 @dataclass(frozen=True)
@@ -64,25 +56,14 @@ class Config:
             ),
         )
         if config.keep < 1:
-            raise BackupError(f"{path}: keep is {config.keep}; at least one snapshot must stay")
+            raise Failure(f"{path}: keep is {config.keep}; at least one snapshot must stay")
         for name in config.databases:
             if not mariadb.DATABASE_NAME.fullmatch(name):
-                raise BackupError(f"{path}: {name!r} is not the name of a database")
+                raise Failure(f"{path}: {name!r} is not the name of a database")
         for directory in config.paths:
             if not directory.is_absolute() or ".." in directory.parts or directory == Path("/"):
-                raise BackupError(f"{path}: {str(directory)!r} is not an absolute path below /")
+                raise Failure(f"{path}: {str(directory)!r} is not an absolute path below /")
         return config
-
-
-@contextmanager
-def about(what: str) -> Iterator[None]:
-    """Begin the message of whatever fails with what was done."""
-    try:
-        yield
-    except BackupError:  # a signal, which says what it is
-        raise
-    except Failure as error:
-        raise BackupError(f"{what}: {error}") from error
 
 
 class Remote:
@@ -97,9 +78,8 @@ class Remote:
         self.shell = ssh.remote_shell(config.key, target.port, config.known_hosts, "civicrm-backup-target")
 
     def rsync(self, what: str, *arguments: str) -> None:
-        common = ["--recursive", "--times", "--perms", "--timeout=600", f"--rsh={self.shell}"]
-        with about(f"{what} ({self.host})"):
-            run_program("rsync", *common, *arguments, timeout=RSYNC_SECONDS)
+        common = ["--recursive", "--times", "--perms", "--timeout=600"]
+        ssh.rsync(what, self.host, self.shell, *common, *arguments)
 
     def snapshots(self) -> dict[str, dict[str, Any] | None]:
         """Every snapshot directory, oldest first, with its manifest; None for one that is not complete."""
@@ -160,19 +140,19 @@ def check_files(directory: Path, wanted: list[dict[str, Any]]) -> None:
                 size = os.fstat(file.fileno()).st_size
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            raise BackupError(f"{entry['file']} is missing from the snapshot") from error
+            raise Failure(f"{entry['file']} is missing from the snapshot") from error
         if (size, digest) != (entry["size"], entry["sha256"]):
-            raise BackupError(f"{entry['file']} differs from the manifest's checksum")
+            raise Failure(f"{entry['file']} differs from the manifest's checksum")
 
 
 def choose(snapshots: dict[str, dict[str, Any] | None], name: str) -> tuple[str, dict[str, Any]]:
     complete = {k: v for k, v in snapshots.items() if v is not None}
     if not complete:
-        raise BackupError("there is no complete snapshot on the backup host")
+        raise Failure("there is no complete snapshot on the backup host")
     if name == "latest":
         name = max(complete)
     if name not in complete:
-        raise BackupError(f"there is no complete snapshot {name!r}; civicrm-backup list shows those there are")
+        raise Failure(f"there is no complete snapshot {name!r}; civicrm-backup list shows those there are")
     return name, complete[name]
 
 

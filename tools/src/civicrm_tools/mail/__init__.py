@@ -1,4 +1,4 @@
-"""Mail: Postfix' queue and log, the switch of mailings, providers and their budgets, bounces and abuse reports.
+"""Mail: Postfix' queue and log, stopping of mailings, providers and their budgets, bounces and abuse reports.
 
 What the others build on:
 
@@ -7,7 +7,6 @@ What the others build on:
 `postfix`           Postfix' own commands and queue directories
 `log`               its log: one pattern for a line, rotation, how to follow it
 `search`            lines among millions of them, as bytes
-`switch`            what holds mailings or all mail
 `international`     domains that are not ASCII: A-labels (IDNA 2008: RFC 5890)
 `socketmap`         answer Postfix' look-ups (socketmap_table(5))
 `selection`         which messages of the queue an operator means
@@ -17,6 +16,7 @@ Operators' commands on the queue:
 `queue`             postfix-queue: list, count, hold, release, delete
 `trickle`           postfix-trickle: release what is held, a few at a time
 `mailing`           mailing: panic, resume, off, on, status
+`mailing_state`     what it has stopped: the other commands on the queue ask here
 `trace`             postfix-trace: all that the log says of a message
 `queue_sizes`       postfix-queues-sizes: messages per queue, for the monitoring
 `spool_reserve`     spool-reserve: no mailing while the disk is short

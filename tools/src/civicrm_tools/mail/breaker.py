@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import sqlite3
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -31,6 +30,7 @@ from pathlib import Path
 from civicrm_tools.core import command, metrics
 from civicrm_tools.core.command import DONE, USAGE, Failure
 from civicrm_tools.core.locks import locked
+from civicrm_tools.core.run import ProgramFailed, run
 from civicrm_tools.mail import breaker_report, delivery_report, handover, refusals, storms
 from civicrm_tools.mail.breaker_report import DROPPED, INCOMING, NOTICES, QUARANTINE, REFUSED
 from civicrm_tools.mail.delivery_report import Bounce
@@ -44,6 +44,7 @@ from civicrm_tools.mail.verdict import NOBODY, US
 NAME = "bounce-breaker"
 # Messages judged between two looks at the whole: a storm of any size is worked off in steps.
 STEP = 2000
+PAUSE_SECONDS = 120
 FOLDERS = {"quarantined": QUARANTINE, "refused": REFUSED, "noticed": NOTICES}
 
 
@@ -126,7 +127,7 @@ class Breaker:
             return None
         except (ValueError, LookupError, RecursionError) as error:
             # It must not hold up all that comes behind it.
-            print(f"{NAME}: {entry.name} cannot be read and passes as it came: {error!r}", file=sys.stderr, flush=True)
+            command.tell(NAME, f"{entry.name} cannot be read and passes as it came: {error!r}")
             return None
 
     def _decide(self) -> None:
@@ -167,7 +168,7 @@ class Breaker:
                 hostname = self.settings.hostname
                 folder.wrap(entry, *handover.envelope(bounce, self.limits.verdict(bounce), site, hostname))
         except (OSError, ValueError) as error:
-            print(f"{NAME}: {entry.name} is handed over as it came: {error}", file=sys.stderr, flush=True)
+            command.tell(NAME, f"{entry.name} is handed over as it came: {error}")
             return None
         # Dovecot believes the size in a file's name.
         return plain_name(entry)
@@ -182,16 +183,15 @@ class Breaker:
             argv = self.limits.pause(name, domains) if domains or name in self.owners.names else []
             if row["mode"] != "active" or not argv:
                 continue
+            paused = False
             try:
-                done = subprocess.run(argv, capture_output=True, text=True, errors="replace", timeout=120, check=False)
-                problem = done.stderr.strip() or f"exit status {done.returncode}" if done.returncode else ""
-            except (OSError, subprocess.TimeoutExpired) as error:
-                problem = str(error)
-            if problem:
-                print(f"{NAME}: the mailing to {name} is not paused: {problem}", file=sys.stderr, flush=True)
-            elif not row["paused"]:
+                run(*argv, timeout=PAUSE_SECONDS)
+                paused = True
+            except ProgramFailed as failure:
+                command.tell(NAME, f"the mailing to {name} is not paused: {failure}")
+            if paused and not row["paused"]:
                 print(f"{NAME}: paused the mailing to {name}", flush=True)
-            self.database.execute("UPDATE incident SET paused = ? WHERE id = ?", (not problem, row["id"]))
+            self.database.execute("UPDATE incident SET paused = ? WHERE id = ?", (paused, row["id"]))
 
     # The operator
 

@@ -8,25 +8,31 @@ Postfix's own tools complain about counts, although they mostly say it on stderr
 
 from __future__ import annotations
 
-import argparse
 import re
 import shutil
-import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from civicrm_tools.core import command
+from civicrm_tools.core.command import DONE, FAILED
+from civicrm_tools.core.run import run
+
+NAME = "postfix-check-candidate"
+# "postfix check" looks at every file of the spool's directories.
+SECONDS = 300
 # The lookup tables that are compiled nowhere: a broken line shows when they are opened.
 TABLE = re.compile(r"\b(?:cidr|pcre|texthash):/[^\s,{}]+")
 # A CIDR table looks up nothing but addresses, and the others take any text.
 PROBE = "192.0.2.1"
 
 
-def complaints(*command: str, statuses: tuple[int, ...] = (0,)) -> list[str]:
-    """What a command says on stderr, or its exit status where it fails in silence."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def complaints(*program: str, statuses: tuple[int, ...] = (0,)) -> list[str]:
+    """What a program says on stderr, or its exit status where it fails in silence."""
+    done = run(*program, timeout=SECONDS, statuses=())
     lines = done.stderr.splitlines()
     if done.returncode not in statuses and not lines:
-        lines = [f"{command[0]}: exit status {done.returncode}"]
+        lines = [f"{program[0]}: exit status {done.returncode}"]
     return lines
 
 
@@ -48,14 +54,18 @@ def check(directory: Path) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def body(argv: Sequence[str] | None) -> int:
+    parser = command.Parser(prog=NAME, description=__doc__)
     parser.add_argument("directory", type=Path, help="such as /etc/postfix")
     options = parser.parse_args(argv)
     if not shutil.which("postfix"):
         # A dry run on a bare host. A real run ends anyway where there is no Postfix.
         print("not checked: Postfix is not installed")
-        return 0
+        return DONE
     found = check(options.directory)
     print("\n".join(found), end="\n" if found else "", file=sys.stderr)
-    return 1 if found else 0
+    return FAILED if found else DONE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command.run(NAME, body, argv)

@@ -14,20 +14,21 @@ may send to the world. Nothing else bounces.
 
 from __future__ import annotations
 
-import argparse
 import pwd
 import re
 import smtplib
 import socket
 import sys
 import syslog
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from civicrm_tools.core import files
-from civicrm_tools.core.command import Failure
+from civicrm_tools.core import command, files
+from civicrm_tools.core.command import DONE, Failure
 
+NAME = "divert-submission"
 CONFIGURATION = Path("/etc/postfix/diversion.json")
 LISTENER = ("127.0.0.1", 10025)
 AGAIN = Path("/run/mail-policy-again.sock")
@@ -37,8 +38,11 @@ SYNTAX = 501  # RFC 5321, 4.2.2: syntax error in parameters or arguments
 FIELD = re.compile(rb"[^\n]*\n(?:[ \t][^\n]*\n)*")
 
 
-class Unknown(Exception):
+class Unknown(Failure):
     """It cannot be told who submitted the message."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"it cannot be told who submitted the message: {why}")
 
 
 @dataclass(frozen=True)
@@ -161,8 +165,8 @@ def divert(reason: str, sender: str, recipient: str, original: str, message: byt
     return f"{what} for {site}"
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def body(argv: Sequence[str] | None) -> int:
+    parser = command.Parser(prog=NAME, description=__doc__)
     parser.add_argument("reason", help="what FILTER names: submitted or receipt")
     parser.add_argument("queue_id", help="for the log")
     parser.add_argument("original", help="the recipient as it was submitted")
@@ -170,15 +174,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("sender", nargs="?", default="", help="envelope sender, which may be empty")
     options = parser.parse_args(argv)
     syslog.openlog("postfix/divert", 0, syslog.LOG_MAIL)
-    try:
-        owner = pwd.getpwnam("postfix").pw_uid
-        policy = files.read_json(CONFIGURATION, lambda raw: Policy(**raw, owner=owner))
-        message = sys.stdin.buffer.read()
-        original = options.original or options.recipient
-        done = divert(options.reason, options.sender, options.recipient, original, message, policy)
-    except (Unknown, Failure, OSError, KeyError, ValueError, TypeError, smtplib.SMTPException) as error:
-        print(f"not diverted: {type(error).__name__}: {error}", file=sys.stderr)
-        return TEMPFAIL
+    owner = pwd.getpwnam("postfix").pw_uid
+    policy = files.read_json(CONFIGURATION, lambda raw: Policy(**raw, owner=owner))
+    message = sys.stdin.buffer.read()
+    original = options.original or options.recipient
+    done = divert(options.reason, options.sender, options.recipient, original, message, policy)
     line = f"{options.queue_id}: to=<{options.recipient}>, {done}"
     syslog.syslog(syslog.LOG_INFO, line.encode(errors="backslashreplace").decode())
-    return 0
+    return DONE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    # Whatever went wrong, a mistake in this program included.
+    return TEMPFAIL if command.run(NAME, body, argv, also=(Exception,)) else DONE

@@ -201,7 +201,7 @@ def learn(options: argparse.Namespace, table: Table, found: Domains) -> int:
     try:
         seen |= set(hosted.in_queue(where))
     except Failure as failure:
-        print(f"{NAME}: {failure}", file=sys.stderr)
+        command.tell(NAME, str(failure))
     if options.file:
         given = standard_input() if options.file == "-" else Path(options.file).read_text(errors="replace").splitlines()
         seen |= {domain_of(line) for line in given}

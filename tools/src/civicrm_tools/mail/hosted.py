@@ -16,7 +16,7 @@ from typing import Any
 from civicrm_tools.core import files
 from civicrm_tools.core.command import Failure
 from civicrm_tools.mail import log as maillog
-from civicrm_tools.mail import postfix, switch
+from civicrm_tools.mail import postfix
 from civicrm_tools.mail.postfix import Instance
 from civicrm_tools.mail.provider_table import Table
 from civicrm_tools.mail.providers import domain_of
@@ -159,7 +159,7 @@ def write_map(where: Instance, content: dict[str, str]) -> bool:
     with suppress(FileNotFoundError):
         if target.read_text() == text:
             return False
-    switch.replace_table(where, kind, target, text)
+    postfix.replace_table(where, kind, target, text)
     return True
 
 

@@ -27,16 +27,16 @@ import argparse
 import contextlib
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from civicrm_tools.core import command, metrics
+from civicrm_tools.core import command, locks
 from civicrm_tools.core.command import DONE, Failure, in_words, messages
 from civicrm_tools.mail import log as maillog
-from civicrm_tools.mail import postfix, queue_sizes, switch, trickle
+from civicrm_tools.mail import mailing_state, postfix, queue_sizes, trickle
+from civicrm_tools.mail.mailing_state import State
 from civicrm_tools.mail.postfix import Instance, Message
 from civicrm_tools.mail.selection import job
-from civicrm_tools.mail.switch import State
 
 NAME = "mailing"
 COUNT, SECONDS = 100, 5.0
@@ -44,52 +44,73 @@ OUTGOING = ("active", "incoming", "deferred")
 
 
 def panic(options: argparse.Namespace) -> int:
-    """Hold everything, and remember what was on hold before.
-
-    The order matters: first nothing new is begun and what comes is held, then the queue, and a second time for what
-    was on its way between the two.
-    """
+    """Hold everything, and remember what was on hold before."""
     instances = postfix.instances()
-    try:
-        before = switch.read("panic")
-    except Failure as failure:
-        # Nothing that lies on hold now would be put back: better than to send what somebody had stopped.
-        before = None
-        print(f"{NAME}: {failure}")
-    kept = before.kept if before else {i.name: sorted(postfix.queue_ids(i, "hold")) for i in instances}
-    switch.write("panic", State(time.time(), command.operator(), options.reason, kept))
-    unswitched = [i.name for i in instances if not switch.write_switch(i, switch.wanted())]
-    held = 0
-    for where in instances:
-        postfix.pause(where)
-    try:
-        for sweep in range(2):
-            if sweep:
-                time.sleep(options.settle)
-            held += sum(postfix.hold_all(where, queue) for where in instances for queue in OUTGOING)
-    finally:
-        for where in instances:
-            forget(where)
-    write_metrics()
-    say(options, "panic", f"panic: {messages(held)} put on hold; deliveries in flight may finish", held=held)
-    return warn(unswitched)
+
+    def sweep() -> int:
+        return sum(postfix.hold_all(where, queue) for where in instances for queue in OUTGOING)
+
+    return hold("panic", instances, sweep, undisturbed(instances), options)
 
 
 def off(options: argparse.Namespace) -> int:
     """Hold mailings, and let all other mail go on."""
     instances = postfix.instances()
-    before = switch.read("off")
+    return hold("off", instances, lambda: sum(map(hold_mailings, instances)), contextlib.nullcontext(), options)
+
+
+def hold(
+    name: str,
+    instances: Sequence[Instance],
+    sweep: Callable[[], int],
+    around: contextlib.AbstractContextManager[None],
+    options: argparse.Namespace,
+) -> int:
+    """Begin a state, and put on hold what `sweep` finds.
+
+    The order matters: first nothing new is begun and what comes is held, then the queue, and a second time for what
+    was on its way between the two.
+    """
+    try:
+        before = mailing_state.read(name)
+    except Failure as failure:
+        # Nothing that lies on hold now would be put back: better than to send what somebody had stopped.
+        before = None
+        command.tell(NAME, str(failure))
     kept = before.kept if before else {i.name: sorted(postfix.queue_ids(i, "hold")) for i in instances}
-    switch.write("off", State(time.time(), command.operator(), options.reason, kept))
-    unswitched = [i.name for i in instances if not switch.write_switch(i, switch.wanted())]
-    held = 0
-    for sweep in range(2):
-        if sweep:
-            time.sleep(options.settle)
-        held += sum(hold_mailings(where) for where in instances)
-    write_metrics()
-    say(options, "off", f"off: {messages(held)} of mailings put on hold; deliveries in flight may finish", held=held)
-    return warn(unswitched)
+    mailing_state.write(name, State(time.time(), command.operator(), options.reason, kept))
+    astray = [where.name for where in instances if not mailing_state.write_table(where)]
+    with around:
+        held = sweep()
+        time.sleep(options.settle)
+        held += sweep()
+    mailing_state.write_metrics(mailing_state.METRICS)
+    what = messages(held) + (" of mailings" if name == "off" else "")
+    options.reporter.say(name, f"{name}: {what} put on hold; deliveries in flight may finish", held=held)
+    if astray:
+        # The emergency measure is taken in any case.
+        raise Failure(f"new mail is not held in {', '.join(astray)}: its header_checks name no mailing_state")
+    return DONE
+
+
+@contextlib.contextmanager
+def undisturbed(instances: Sequence[Instance]) -> Iterator[None]:
+    """Let no delivery begin meanwhile, and have the queue managers begin anew, without what is no longer there.
+
+    The reload waits for a queue manager while it is paused, so that it offers nothing in between.
+    """
+    with contextlib.ExitStack() as later:
+        for where in instances:
+            later.callback(postfix.go_on, where)
+            later.callback(forget, where)
+            postfix.pause(where)
+        yield
+
+
+def forget(where: Instance) -> None:
+    # One that is down has nothing to forget.
+    with contextlib.suppress(Failure):
+        postfix.reload(where)
 
 
 def hold_mailings(where: Instance) -> int:
@@ -100,18 +121,6 @@ def hold_mailings(where: Instance) -> int:
     return held
 
 
-def forget(where: Instance) -> None:
-    """Let the queue manager begin anew, without what is no longer there. One that is down has nothing to forget.
-
-    The reload waits for it while it is paused, so that it offers nothing in between.
-    """
-    try:
-        with contextlib.suppress(Failure):
-            postfix.reload(where)
-    finally:
-        postfix.go_on(where)
-
-
 def resume(options: argparse.Namespace) -> int:
     """Put back what panic held."""
     return put_back("panic", options)
@@ -119,19 +128,21 @@ def resume(options: argparse.Namespace) -> int:
 
 def on(options: argparse.Namespace) -> int:
     """Put back what off held."""
-    if switch.path("panic").exists():
+    if mailing_state.path("panic").exists():
         raise Failure("a panic holds everything: first `mailing resume`")
     return put_back("off", options)
 
 
 def put_back(name: str, options: argparse.Namespace) -> int:
     """End a state: new mail goes out at once, what was held a few at a time, and last the mailing jobs start again."""
-    with switch.alone():
+    # Two would double the pace.
+    busy = "another `mailing on` or `mailing resume` is running"
+    with locks.locked(mailing_state.DIRECTORY / "lock", wait=0, busy=busy):
         return _put_back(name, options)
 
 
 def _put_back(name: str, options: argparse.Namespace) -> int:
-    holding = switch.read(name)
+    holding = mailing_state.read(name)
     if not holding:
         options.reporter.say("nothing", "there is no panic" if name == "panic" else "mailings are on")
         return DONE
@@ -139,22 +150,22 @@ def _put_back(name: str, options: argparse.Namespace) -> int:
     for where in instances:
         postfix.need_running(where)
     if holding.left is None:
-        still_off = name == "panic" and switch.path("off").exists()
+        still_off = name == "panic" and mailing_state.path("off").exists()
         holding.left = {i.name: sorted(releasable(i, holding, name, still_off)) for i in instances}
-        switch.write(name, holding)
+        mailing_state.write(name, holding)
     for where in instances:
-        switch.write_switch(where, switch.wanted())
+        mailing_state.write_table(where)
         postfix.go_on(where)
     ended = release(options, instances, holding.left)
     if ended.status == DONE:
-        switch.remove(name)
+        mailing_state.remove(name)
         for where in instances:
-            switch.write_switch(where, switch.wanted())
-        write_metrics()
+            mailing_state.write_table(where)
+        mailing_state.write_metrics(mailing_state.METRICS)
     else:
-        if ended.status != trickle.PANIC and (now := switch.read(name)):
+        if ended.status != trickle.PANIC and (now := mailing_state.read(name)):
             now.left = holding.left
-            switch.write(name, now)
+            mailing_state.write(name, now)
         ended.why += f"; `mailing {options.action}` goes on"
     return trickle.finish(ended, options.reporter)
 
@@ -177,7 +188,8 @@ def release(options: argparse.Namespace, instances: Sequence[Instance], rest: di
         def choose(where: Instance = where, wanted: set[str] = wanted) -> list[Message]:
             if not wanted & postfix.queue_ids(where, "hold"):
                 return []
-            return sorted((m for m in postfix.listing(where) if m.queue == "hold" and m.queue_id in wanted), key=order)
+            found = (m for m in postfix.listing(where) if m.queue == "hold" and m.queue_id in wanted)
+            return sorted(found, key=lambda message: message.order)
 
         def released(ids: Iterable[str], wanted: set[str] = wanted) -> None:
             # A message that an operator holds again afterwards stays there.
@@ -201,19 +213,13 @@ def release(options: argparse.Namespace, instances: Sequence[Instance], rest: di
     return trickle.End(DONE, "all that was held is put back", total, left)
 
 
-def order(message: Message) -> tuple[int, str]:
-    return message.order
-
-
 def status(options: argparse.Namespace) -> int:
     """One screen: the states, the queues, and whether Postfix's table says the same."""
-    found = {name: switch.read(name) for name in ("panic", "off")}
-    instances = postfix.instances()
-    wanted = switch.wanted()
-    astray = [where.name for where in instances if not switch.switch_is(where, wanted)]
+    found = {name: mailing_state.read(name) for name in ("panic", "off")}
+    astray = [where.name for where in postfix.instances() if not mailing_state.table_is_right(where)]
     sizes = queue_sizes.sizes()
     if options.output:
-        metrics.write(options.output, switch.families())
+        mailing_state.write_metrics(options.output)
     elif options.json:
         states = {
             name: held and {k: getattr(held, k) for k in ("since", "by", "reason")} for name, held in found.items()
@@ -247,23 +253,7 @@ def screen(found: dict[str, State | None], sizes: dict[str, dict[str, int]]) -> 
 
 def since(holding: State) -> str:
     why = f": {holding.reason}" if holding.reason else ""
-    return f"since {switch.stamp(holding.since)} ({in_words(time.time() - holding.since)}), by {holding.by}{why}"
-
-
-def write_metrics() -> None:
-    """Replace the metrics' file where node_exporter reads one; a timer writes it as well."""
-    metrics.write(switch.METRICS, switch.families())
-
-
-def say(options: argparse.Namespace, event: str, text: str, **values: object) -> None:
-    options.reporter.say(event, text, **values)
-
-
-def warn(unswitched: list[str]) -> int:
-    """The emergency measure is taken in any case; what it could not do is an error."""
-    if unswitched:
-        raise Failure(f"new mail is not held in {', '.join(unswitched)}: its header_checks name no mailing_state")
-    return DONE
+    return f"since {mailing_state.stamp(holding.since)} ({in_words(time.time() - holding.since)}), by {holding.by}{why}"
 
 
 def parser() -> argparse.ArgumentParser:

@@ -10,13 +10,13 @@ import hashlib
 import json
 import os
 import sqlite3
-import sys
 import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from civicrm_tools.core import command
 from civicrm_tools.core.run import ProgramFailed, run
 from civicrm_tools.mail import deliveries
 from civicrm_tools.mail import log as maillog
@@ -101,7 +101,7 @@ class Actions:
         try:
             run(self.sendmail, "-i", "-f", sender, "--", person.opt_out, text=text, timeout=60)
         except ProgramFailed as failure:
-            print(f"abuse-report: {failure}", file=sys.stderr)
+            command.tell("abuse-report", str(failure))
             return False
         return True
 

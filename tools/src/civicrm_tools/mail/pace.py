@@ -19,7 +19,6 @@ import contextlib
 import json
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -27,8 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from civicrm_tools.core import locks, metrics, systemd
-from civicrm_tools.core.command import Failure
+from civicrm_tools.core import command, locks, metrics, systemd
+from civicrm_tools.core.command import DONE, USAGE, Failure
 from civicrm_tools.core.lazy import lazy
 from civicrm_tools.core.metrics import Family, gauge
 from civicrm_tools.mail import log as maillog
@@ -41,7 +40,10 @@ if TYPE_CHECKING:
 else:
     asyncio = lazy("asyncio")  # for the service alone: half of a start's time and memory
 
+NAME = "postfix-pace"
 STATE = Path("/var/lib/postfix-pace/state.json")
+# Nobody is paced while this program waits for systemd.
+SYSTEMCTL_SECONDS = 10
 # A start that comes late may be made up for by the next ones within this time, seconds.
 CATCH_UP = 0.1
 # A changed budget holds for those who wait after this time, seconds.
@@ -53,7 +55,7 @@ ANSWER = b"OK paced"
 
 
 def say(text: str) -> None:
-    print(f"postfix-pace: {text}", file=sys.stderr, flush=True)
+    command.tell(NAME, text)
 
 
 def plain(number: float) -> str:
@@ -100,12 +102,20 @@ def asks_for_less(provider: Provider, reply: str) -> bool:
     return bool(provider.pattern and provider.pattern.search(reply)) or verdict.of_reply(reply).slower
 
 
+def usable(path: Path) -> Table:
+    """Read the table; one that cannot be used has an exit status of its own."""
+    try:
+        return load(path)
+    except Failure as failure:
+        raise Failure(str(failure), USAGE) from failure
+
+
 class Server:
     """Answers Postfix, reads its log, keeps state and metrics."""
 
     def __init__(self, path: Path, state: Path) -> None:
         self.path, self.state, self.address = path, state, ""
-        self.table = load(path)
+        self.table = usable(path)
         self.paces: dict[str, Pace] = {}
         self.throttles = load_state(state)
         self._arrange()
@@ -226,7 +236,7 @@ class Server:
         """Have the socket's file made anew should somebody have removed it: Postfix would go on without a pace."""
         if self.address and not Path(self.address).is_socket():
             say(f"{self.address} is gone: having it made anew")
-            subprocess.run(["systemctl", "--no-block", "restart", "postfix-pace.socket"], check=False, timeout=10)
+            tell_systemd("--no-block", "restart", "postfix-pace.socket")
 
     def restore(self) -> None:
         """Take over a state that `postfix-pace restore` has written (SIGUSR1)."""
@@ -234,6 +244,14 @@ class Server:
         self._arrange()
         self.write()
         say("state read: " + ", ".join(f"{name} {plain(self.rate(name))}/s" for name in self.table.providers))
+
+
+def tell_systemd(*arguments: str) -> None:
+    """Ask systemd for something that is worth a line, but no end, if it does not happen."""
+    try:
+        systemd.systemctl(*arguments, timeout=SYSTEMCTL_SECONDS)
+    except Failure as failure:
+        say(str(failure))
 
 
 def listener(path: str | None) -> socket.socket:
@@ -301,56 +319,46 @@ def describe(found: dict[str, dict[str, Any]]) -> str:
 def give_back(name: str, table: Table, state: Path) -> None:
     """Restore one provider in the state and have the service read it. Raises Failure."""
     if name not in table.providers:
-        raise Failure(f"no provider '{name}': there is {', '.join(table.providers) or 'none'}")
+        raise Failure(f"no provider '{name}': there is {', '.join(table.providers) or 'none'}", USAGE)
     throttles = load_state(state)
     if name in throttles:
         throttles[name].level = 0
     save_state(state, throttles)
-    subprocess.run(
-        ["systemctl", "kill", "--kill-whom=main", "--signal=USR1", "postfix-pace.service"], check=False, timeout=30
-    )
+    tell_systemd("kill", "--kill-whom=main", "--signal=USR1", "postfix-pace.service")
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
-        prog="postfix-pace", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    top.add_argument("--table", type=Path, default=TABLE, help=argparse.SUPPRESS)
-    top.add_argument("--state", type=Path, default=STATE, help=argparse.SUPPRESS)
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    run = commands.add_parser("serve", help="hand out budgets; a service does this")
-    run.add_argument("--socket", metavar="PATH", help="listen here instead of on systemd's socket")
+    made = command.Parser(prog=NAME, description=__doc__)
+    made.add_argument("--table", type=Path, default=TABLE, help=argparse.SUPPRESS)
+    made.add_argument("--state", type=Path, default=STATE, help=argparse.SUPPRESS)
+    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    served = commands.add_parser("serve", help="hand out budgets; a service does this")
+    served.add_argument("--socket", metavar="PATH", help="listen here instead of on systemd's socket")
     shown = commands.add_parser("status", help="budgets in force, and why")
     shown.add_argument("--json", action="store_true", help="print JSON")
     restored = commands.add_parser("restore", help="give a provider its whole budget back at once")
     restored.add_argument("provider", metavar="NAME")
     checked = commands.add_parser("check", help="check a table before it is used")
     checked.add_argument("file", type=Path)
-    return top
+    return made
+
+
+def body(argv: Sequence[str] | None) -> int:
+    options = parser().parse_args(argv)
+    if options.command == "serve":
+        # One process: two would double every budget.
+        with locks.locked(options.state.with_suffix(".lock"), wait=0, busy="another one runs"):
+            asyncio.run(serve(options.table, options.state, options.socket))
+        return DONE
+    table = usable(options.file if options.command == "check" else options.table)
+    if options.command == "status":
+        found = status(table, load_state(options.state))
+        print(json.dumps(found, indent=2) if options.json else describe(found))
+    elif options.command == "restore":
+        give_back(options.provider, table, options.state)
+    return DONE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0; 1 when something could not be done; 2 for wrong usage or a table that cannot be used."""
-    options = parser().parse_args(argv)
-    try:
-        if options.command == "serve":
-            # One process: two would double every budget.
-            with locks.locked(options.state.with_suffix(".lock"), wait=0, busy="another one runs"):
-                asyncio.run(serve(options.table, options.state, options.socket))
-            return 0
-        table = load(options.file if options.command == "check" else options.table)
-        if options.command == "status":
-            found = status(table, load_state(options.state))
-            print(json.dumps(found, indent=2) if options.json else describe(found))
-        elif options.command == "restore":
-            give_back(options.provider, table, options.state)
-    except locks.Busy as error:
-        print(f"postfix-pace: {error}", file=sys.stderr)
-        return 1
-    except Failure as error:
-        print(f"postfix-pace: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"postfix-pace: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return command.run(NAME, body, argv)

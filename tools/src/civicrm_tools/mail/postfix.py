@@ -12,13 +12,18 @@ import json
 import os
 import re
 import signal
-import subprocess
+import tempfile
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import PIPE, CompletedProcess
 
 from civicrm_tools.core.command import Failure, counted, seconds
+from civicrm_tools.core.run import ended, run, start
+
+# postsuper may have a hundred thousand files to rename on a slow disk.
+SECONDS = 3600
 
 # Below this, each released message is asked for by name; above, one scan of the deferred queue is cheaper.
 ONE_BY_ONE = 50
@@ -33,9 +38,15 @@ class Instance:
     name: str
     directory: str
 
-    def command(self, name: str, *arguments: str, text: str | None = None) -> str:
-        """Run one of Postfix's commands for this instance and return what it printed on both streams."""
-        return output(name, "-c", self.directory, *arguments, text=text)
+    def run(
+        self, name: str, *arguments: str, text: str = "", statuses: Collection[int] = (0,)
+    ) -> CompletedProcess[str]:
+        """Run one of Postfix's commands for this instance, as core.run does.
+
+        Apart from the terminal's signals: Ctrl-C ends the tool and not what it has begun.
+        """
+        command = (name, "-c", self.directory, *arguments)
+        return run(*command, timeout=SECONDS, text=text, statuses=statuses, apart=True)
 
     def parameter(self, name: str) -> str:
         """The effective value of a main.cf parameter, with what it refers to put in."""
@@ -72,36 +83,7 @@ class Message:
 
 @functools.cache
 def _parameter(where: Instance, name: str) -> str:
-    return where.command("postconf", "-hx", name).strip()
-
-
-def output(*command: str, text: str | None = None) -> str:
-    """Run a command apart from the terminal's signals, so that Ctrl-C ends the tool and not what it has begun.
-
-    Raises Failure with the command's last words if it is missing or fails.
-    """
-    try:
-        done = subprocess.run(
-            command,
-            input=text,
-            stdin=subprocess.DEVNULL if text is None else None,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-            check=False,
-        )
-    except FileNotFoundError as error:
-        raise Failure(f"{command[0]} is not there: is Postfix installed?") from error
-    if done.returncode != 0:
-        raise Failure(f"{command[0]}: {last_line(done.stdout) or f'exit status {done.returncode}'}")
-    return done.stdout
-
-
-def last_line(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip()]
-    return re.sub(r"^\S+: (fatal|warning|error): ", "", lines[-1]) if lines else ""
+    return where.run("postconf", "-hx", name).stdout.strip()
 
 
 def parse_instances(listing: str) -> Iterator[Instance]:
@@ -115,7 +97,7 @@ def parse_instances(listing: str) -> Iterator[Instance]:
 
 def instances() -> list[Instance]:
     """All instances of this host, the default one first. Raises Failure if there is none."""
-    found = list(parse_instances(output("postmulti", "-l")))
+    found = list(parse_instances(run("postmulti", "-l", timeout=SECONDS, apart=True).stdout))
     if not found:
         raise Failure("postmulti -l names no instance")
     return found
@@ -133,7 +115,7 @@ def instance(name: str) -> Instance:
 def need_running(where: Instance) -> None:
     """Raise Failure if the instance is down: what is released then would lie there unsent."""
     try:
-        where.command("postfix", "status")
+        where.run("postfix", "status")
     except Failure as failure:
         raise Failure(f"{where.name} is not running: systemctl start postfix") from failure
 
@@ -141,19 +123,15 @@ def need_running(where: Instance) -> None:
 def listing(where: Instance) -> Iterator[Message]:
     """Every message of every queue, in the order in which Postfix finds them."""
     command = ["postqueue", "-c", where.directory, "-j"]
-    try:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True
-        )
-    except FileNotFoundError as error:
-        raise Failure("postqueue is not there: is Postfix installed?") from error
+    # Read as it comes: a line for each of a hundred thousand messages.
+    process = start(command, stdout=PIPE, stderr=PIPE, text=True, errors="replace", start_new_session=True)
     assert process.stdout and process.stderr
     with process:
         for line in counted(process.stdout, "reading the queue"):
             yield parse_message(line)
         complaint = process.stderr.read()
     if process.returncode != 0:
-        raise Failure(f"postqueue: {last_line(complaint)}")
+        raise ended(command, process.returncode, complaint)
 
 
 def parse_message(line: str) -> Message:
@@ -191,6 +169,11 @@ def count(directory: str) -> int:
     return sum(1 for _ in files(directory))
 
 
+def sizes(where: Instance, queues: Iterable[str]) -> dict[str, int]:
+    """{queue: number of messages} of an instance, read from its directories."""
+    return {queue: count(f"{where.spool}/{queue}") for queue in queues}
+
+
 def queue_ids(where: Instance, queue: str) -> set[str]:
     """Queue IDs in one queue, read from its directory: a tenth of a second for a hundred thousand."""
     return {entry.name for entry in files(f"{where.spool}/{queue}")}
@@ -210,7 +193,7 @@ def hold(where: Instance, ids: Iterable[str], *queues: str) -> int:
 def hold_all(where: Instance, queue: str) -> int:
     """Put every message in a queue on hold and return how many there were."""
     # As an argument: on standard input ALL would be a queue ID.
-    return moved(where.command("postsuper", "-h", "ALL", queue), "Placed on hold")
+    return moved(where.run("postsuper", "-h", "ALL", queue).stderr, "Placed on hold")
 
 
 def delete(where: Instance, ids: Iterable[str], *queues: str) -> int:
@@ -220,7 +203,7 @@ def delete(where: Instance, ids: Iterable[str], *queues: str) -> int:
 
 def _super(where: Instance, option: str, verb: str, ids: Iterable[str], queues: Sequence[str]) -> int:
     text = "".join(f"{queue_id}\n" for queue_id in ids)
-    return moved(where.command("postsuper", option, "-", *queues, text=text), verb) if text else 0
+    return moved(where.run("postsuper", option, "-", *queues, text=text).stderr, verb) if text else 0
 
 
 def release(where: Instance, ids: Sequence[str], requeue: Collection[str] = ()) -> int:
@@ -246,7 +229,7 @@ def _try_now(where: Instance, ids: Sequence[str]) -> None:
         for queue_id in ids:
             # One that was deleted in this moment is no reason to leave the others lying.
             with contextlib.suppress(Failure):
-                where.command("postqueue", "-i", queue_id)
+                where.run("postqueue", "-i", queue_id)
         return
     # The scan takes what is due, and a file's time says when that is: after a failed attempt it lies in the future.
     wanted, now = set(ids), time.time()
@@ -261,7 +244,7 @@ def _kick(where: Instance, service: str, request: str) -> None:
     """Wake one of Postfix's services. While it is reloaded nobody listens and postkick ends by SIGPIPE: ask again."""
     for left in reversed(range(KICKS)):
         try:
-            where.command("postkick", "public", service, request)
+            where.run("postkick", "public", service, request)
             return
         except Failure:
             if not left:
@@ -285,7 +268,19 @@ def reload(where: Instance) -> None:
 
     It would go on to offer each of them to its transport and use up the provider's pace on files that are not there.
     """
-    where.command("postfix", "reload")
+    where.run("postfix", "reload")
+
+
+def replace_table(where: Instance, kind: str, target: Path, text: str) -> None:
+    """Compile a table aside and put it in the place of the one in use: Postfix never sees half of it."""
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
+        source = Path(scratch) / target.name
+        source.write_text(text)
+        source.chmod(0o644)
+        where.run("postmap", f"{kind}:{source}")
+        # The text goes last: a table older than its text makes Postfix warn.
+        for file in sorted(source.parent.iterdir(), reverse=True):
+            file.replace(target.parent / file.name)
 
 
 def children(where: Instance, name: str) -> list[int]:

@@ -18,11 +18,13 @@ from pathlib import Path
 
 from civicrm_tools.core import files
 from civicrm_tools.core.command import Failure
-from civicrm_tools.mail import postfix
+from civicrm_tools.core.run import ended, run
 from civicrm_tools.mail.international import a_labels
 from civicrm_tools.mail.postfix import Instance
 from civicrm_tools.mail.provider_table import DEFAULT, TABLE, BackOff, Table, load
 
+# What postfix-pace may take to say what it knows, seconds.
+PATIENCE = 30
 # Tables of patterns: Postfix asks them for whole addresses only.
 PATTERNS = ("pcre:", "regexp:")
 
@@ -47,14 +49,12 @@ def ask(where: Instance) -> Lookup:
     def _ask(maps: list[str], keys: list[str]) -> dict[str, str]:
         if not maps or not keys:
             return {}
-        try:
-            said = where.command("postmap", "-q", "-", *maps, text="".join(f"{key}\n" for key in keys))
-        except Failure as failure:
-            # Exit status 1 without a word: none of the keys is in a table.
-            if str(failure) == "postmap: exit status 1":
-                return {}
-            raise
-        return dict(line.split("\t", 1) for line in said.splitlines() if "\t" in line)
+        asked = ("postmap", "-q", "-", *maps)
+        done = where.run(*asked, text="".join(f"{key}\n" for key in keys), statuses=(0, 1))
+        # Without a word it means that none of the keys is in a table.
+        if done.returncode and done.stderr.strip():
+            raise ended(asked, done.returncode, done.stderr)
+        return dict(line.split("\t", 1) for line in done.stdout.splitlines() if "\t" in line)
 
     return _ask
 
@@ -90,7 +90,7 @@ class Providers:
     def __init__(self, where: Instance) -> None:
         self._lookup = ask(where)
         self._maps = tables(where.parameter("transport_maps"))
-        self._names = names(where.command("postconf", "-P", "*/unix/syslog_name"))
+        self._names = names(where.run("postconf", "-P", "*/unix/syslog_name").stdout)
         self._known: dict[str, str] = {}
 
     @property
@@ -184,7 +184,7 @@ class Owners:
 def paces() -> dict[str, float]:
     """{provider: deliveries a second that are allowed now}; empty if postfix-pace cannot say."""
     try:
-        said = json.loads(postfix.output("postfix-pace", "status", "--json"))
+        said = json.loads(run("postfix-pace", "status", "--json", timeout=PATIENCE).stdout)
         return {name: float(entry["pace_per_second"]) for name, entry in said.items()}
     except (Failure, ValueError, TypeError, KeyError):
         return {}

@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 
 from civicrm_tools.core import command
 from civicrm_tools.core.command import DONE, Failure, in_words, messages
-from civicrm_tools.mail import postfix, switch, verdict
+from civicrm_tools.mail import mailing_state, postfix, verdict
 from civicrm_tools.mail.postfix import Instance, Message
 from civicrm_tools.mail.providers import normal
 from civicrm_tools.mail.selection import QUEUES, Selection, add_filters, add_more_filters, job
@@ -105,11 +105,6 @@ def reasons(said: list[str]) -> Counter[str]:
     )
 
 
-def sizes(where: Instance) -> dict[str, int]:
-    spool = where.spool
-    return {queue: postfix.count(f"{spool}/{queue}") for queue in QUEUES}
-
-
 def act(action: str, found: list[Message], where: Instance) -> int:
     """Do it and return how many messages it moved."""
     ids = [message.queue_id for message in found]
@@ -119,13 +114,13 @@ def act(action: str, found: list[Message], where: Instance) -> int:
     if action == "release":
         postfix.need_running(where)
         old = postfix.too_old(where, found, time.time())
-        if old and switch.wanted():
+        if old and mailing_state.wanted():
             raise Failure(
                 f"{messages(len(old))} spent half of their lifetime and would go on hold again: see `mailing status`"
             )
         return postfix.release(where, ids, old)
     number = postfix.hold(where, ids, *queues) if queues != ["hold"] else 0
-    switch.keep(where, ids)
+    mailing_state.keep(where, ids)
     if "active" in queues:
         # Else the queue manager goes on to offer them to the provider, one per turn of its pace.
         postfix.reload(where)
@@ -146,13 +141,13 @@ def change(options: argparse.Namespace, selection: Selection, where: Instance) -
         return DONE
     if not found:
         raise Failure("nothing on hold that these filters choose" if action == "release" else "nothing chosen")
-    before = sizes(where)
+    before = postfix.sizes(where, QUEUES)
     if not options.json:
         print(f"before: {line(before)}")
         print(f"{action}: {messages(len(found))}, the oldest {in_words(time.time() - found[0].arrived)} old")
     command.confirm(f"{action.capitalize()} {messages(len(found))}?", options.yes)
     number = act(action, found, where)
-    after = sizes(where)
+    after = postfix.sizes(where, QUEUES)
     if options.json:
         print(json.dumps({"action": action, "chosen": len(found), "moved": number, "before": before, "after": after}))
     else:

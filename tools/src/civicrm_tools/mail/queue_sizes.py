@@ -24,11 +24,7 @@ QUEUES = ("active", "bounce", "corrupt", "deferred", "flush", "hold", "incoming"
 
 def sizes() -> dict[str, dict[str, int]]:
     """{instance: {queue: number of messages}}."""
-    found = {}
-    for where in postfix.instances():
-        spool = where.spool
-        found[where.name] = {queue: postfix.count(f"{spool}/{queue}") for queue in QUEUES}
-    return found
+    return {where.name: postfix.sizes(where, QUEUES) for where in postfix.instances()}
 
 
 def family(found: dict[str, dict[str, int]]) -> Family:

@@ -19,13 +19,14 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-from civicrm_tools.core import systemd
+from civicrm_tools.core import command, systemd
+from civicrm_tools.core.command import DONE
 from civicrm_tools.mail import seven_bit, socketmap
 from civicrm_tools.mail.international import in_ascii
 
+NAME = "receipt-milter"
 MARK = b"X-Mail-Class"
 # A header that only bulk mail has; with Precedence the value decides.
 BULK = {b"list-unsubscribe", b"list-id", b"x-civimail-bounce", MARK.lower()}
@@ -91,7 +92,7 @@ class Talk:
             edits, body = seven_bit.edits(self.headers, b"".join(self.body))
         except Exception as error:
             # Better a signature that may break than mail that never leaves.
-            print(f"receipt-milter: passed as it is: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            command.tell(NAME, f"passed as it is: {type(error).__name__}: {error}")
             return
         for name, place, value in edits:
             # The mark is for this program alone to set.
@@ -154,9 +155,11 @@ async def run() -> None:
     await asyncio.gather(*(server.serve_forever() for server in servers))
 
 
-def main(argv: list[str] | None = None) -> int:
-    if (sys.argv[1:] if argv is None else argv) in (["-h"], ["--help"]):
-        print(f"usage: receipt-milter\n\n{__doc__}")
-        return 0
+def body(argv: Sequence[str] | None) -> int:
+    command.Parser(prog=NAME, description=__doc__).parse_args(argv)
     asyncio.run(run())
-    return 0
+    return DONE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command.run(NAME, body, argv)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
-from civicrm_tools.core.command import Failure, seconds
+from civicrm_tools.core.command import seconds
 from civicrm_tools.mail import addresses
 from civicrm_tools.mail.international import in_ascii
 from civicrm_tools.mail.postfix import Instance, Message
@@ -97,8 +97,3 @@ def job(message: Message) -> int | None:
     """CiviMail's job of a message; None if it is no mailing's."""
     found = addresses.parse_any(message.sender)
     return found.job if found else None
-
-
-def need_something(chosen: list[Message], what: str) -> None:
-    if not chosen:
-        raise Failure(f"nothing {what}")

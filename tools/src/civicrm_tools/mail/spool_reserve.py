@@ -23,7 +23,7 @@ from pathlib import Path
 from civicrm_tools.core import command, files, metrics
 from civicrm_tools.core.command import DONE, Failure
 from civicrm_tools.core.metrics import Family, exposition, gauge
-from civicrm_tools.mail import postfix, switch
+from civicrm_tools.mail import mailing_state, postfix
 
 NAME = "spool-reserve"
 STATE = "spool-full"
@@ -86,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--dry-run", action="store_true", help="print the metrics and change nothing")
     made.add_argument("--json", action="store_true", help="the same as JSON: {full, reserve, instances}")
     made.add_argument(
-        "--output", type=Path, metavar="FILE", help="replace this file with the metrics, if its folder exists"
+        "--output", type=Path, metavar="FILE", help="replace this file with the metrics, if its directory exists"
     )
     return made
 
@@ -98,7 +98,7 @@ def body(argv: Sequence[str] | None) -> int:
     if not (options.dry_run or options.json):
         command.need_root()
     rooms = [room(where.name, where.spool) for where in postfix.instances()]
-    before = switch.path(STATE).exists()
+    before = mailing_state.path(STATE).exists()
     full = decide(rooms, options.bytes, options.inodes, before)
     found = families(rooms, options.bytes, options.inodes, full)
     if options.json:
@@ -108,11 +108,11 @@ def body(argv: Sequence[str] | None) -> int:
         print(exposition(found), end="")
         return DONE
     if full and not before:
-        switch.DIRECTORY.mkdir(parents=True, exist_ok=True)
-        files.write_json(switch.path(STATE), {"since": time.time()}, mode=0o600)
+        mailing_state.DIRECTORY.mkdir(parents=True, exist_ok=True)
+        files.write_json(mailing_state.path(STATE), {"since": time.time()}, mode=0o600)
         print(f"{NAME}: {lack(rooms, options)}: no mailing begins until there is more room")
     elif before and not full:
-        switch.remove(STATE)
+        mailing_state.remove(STATE)
         print(f"{NAME}: there is room again: mailings may begin")
     if options.output:
         metrics.write(options.output, found)

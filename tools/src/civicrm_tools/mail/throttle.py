@@ -6,13 +6,12 @@ may name others.
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from civicrm_tools.core import files
+from civicrm_tools.core import command, files
 from civicrm_tools.mail.provider_table import LOWEST, BackOff
 
 
@@ -73,7 +72,7 @@ def load_state(path: Path) -> dict[str, Throttle]:
     except files.Missing:
         return {}
     except files.Unreadable as error:
-        print(f"postfix-pace: {error}", file=sys.stderr, flush=True)
+        command.tell("postfix-pace", str(error))
         return {}
 
 

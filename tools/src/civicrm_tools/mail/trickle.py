@@ -22,7 +22,6 @@ import argparse
 import contextlib
 import json
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +31,7 @@ from pathlib import Path
 from civicrm_tools.core import command
 from civicrm_tools.core.command import DONE, INTERRUPTED, Failure, in_words, messages
 from civicrm_tools.mail import log as maillog
-from civicrm_tools.mail import postfix, switch
+from civicrm_tools.mail import mailing_state, postfix
 from civicrm_tools.mail.postfix import Instance, Message
 from civicrm_tools.mail.selection import Selection, add_filters
 
@@ -133,7 +132,6 @@ def trickle(
     Each interval begins when it should, however long a batch took. `released` is told the queue IDs of each batch.
     """
     began = time.time()
-    panic = switch.switched(began)
     total, waiting = 0, choose()
     tick = time.monotonic()
 
@@ -143,7 +141,7 @@ def trickle(
 
     with interruptible() as interrupted:
         while True:
-            if why := panic():
+            if why := mailing_state.panic_since(began):
                 return end(PANIC, why)
             if outcomes and (end_of := adapt(pace, outcomes, reporter)):
                 return end(TOO_MANY_DEFERRED, end_of)
@@ -239,7 +237,7 @@ def body(argv: Sequence[str] | None) -> int:
 
     def choose() -> list[Message]:
         found = selection.of(postfix.listing(where))
-        if not switch.wanted():
+        if not mailing_state.wanted():
             return found
         # They would need a new queue ID, and on the way to it cleanup would put them on hold again.
         old = postfix.too_old(where, found, time.time())
@@ -259,9 +257,9 @@ def body(argv: Sequence[str] | None) -> int:
     postfix.need_running(where)
     if options.adaptive and not options.log.exists():
         raise Failure(f"--adaptive needs the mail log, and there is no {options.log}: see --log")
-    if switch.wanted():
+    if mailing_state.wanted():
         note = "new mail, and what has spent half of its lifetime, stays on hold until `mailing resume` or `mailing on`"
-        print(f"{NAME}: {note}", file=sys.stderr)
+        command.tell(NAME, note)
     forget_ghosts(where)
     ended = trickle(
         where,

@@ -12,27 +12,27 @@ Exit status: 0 all well, also with refused newsletters; 1 the reason stands on s
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import pwd
 import re
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 from civicrm_tools import LAUNCHER
-from civicrm_tools.core import metrics, ssh
-from civicrm_tools.core.command import Failure
+from civicrm_tools.core import command, metrics, ssh
+from civicrm_tools.core.command import DONE, Failure
 from civicrm_tools.core.metrics import gauge
-from civicrm_tools.core.run import last_line
+from civicrm_tools.core.run import account, as_user, start
 from civicrm_tools.newsletter.markup import need_reader
 from civicrm_tools.newsletter.pages import Config, archive, publish, replace, write_page
 from civicrm_tools.newsletter.personal import Refused
 
+NAME = "newsletter-archive"
 CONFIG = Path("/etc/newsletter-archive.json")
 ANSWER_BYTES = 64 * 1024 * 1024
 
@@ -43,15 +43,11 @@ METRICS = {
 }
 
 
-class ArchiveError(Failure):
-    """Why a run ends, in one sentence."""
-
-
 def checked(mailing: Any) -> dict[str, str]:
-    """Return {id, date, subject, html} of one answer, all text; raises ArchiveError without an id that names it."""
+    """Return {id, date, subject, html} of one answer, all text; raises Failure without an id that names it."""
     number = mailing.get("id") if isinstance(mailing, dict) else None
     if isinstance(number, bool) or not re.fullmatch(r"[1-9][0-9]{0,9}", str(number)):
-        raise ArchiveError("the archive command answered a mailing without an id: a whole number above 0")
+        raise Failure("the archive command answered a mailing without an id: a whole number above 0")
     return {"id": str(number)} | {key: str(mailing.get(key) or "") for key in ("date", "subject", "html")}
 
 
@@ -60,17 +56,9 @@ def send(config: Config) -> None:
     target, host = config.target, config.target["host"]
     shell = ssh.remote_shell(config.key, target["port"], config.known_hosts, "newsletter-archive-target")
     # Names in order: pages arrive before the index that leads to them, each in one step.
-    rsync = ["rsync", "--recursive", "--times", "--omit-dir-times", "--timeout=60", f"--rsh={shell}"]
-    done = subprocess.run(
-        [*rsync, f"{config.directory}/site/", ssh.location(target["user"], host, ".")],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        check=False,
-    )
-    if done.returncode != 0:
-        said = last_line(done.stderr.decode(errors="replace"))
-        raise ArchiveError(f"rsync to {host} ended with {done.returncode}: {said}")
+    options = ["--recursive", "--times", "--omit-dir-times", "--timeout=60"]
+    goal = ssh.location(target["user"], host, ".")
+    ssh.rsync("sending the pages", host, shell, *options, f"{config.directory}/site/", goal)
 
 
 # Commands
@@ -80,7 +68,7 @@ def known(config: Config) -> int:
     """Print the ids that need not be asked for again, JSON. Refused ones are: a later version may take them."""
     with archive(config) as state:
         print(json.dumps(sorted(int(number) for number in [*state.published, *state.withdrawn])))
-    return 0
+    return DONE
 
 
 def take(config: Config) -> int:
@@ -89,9 +77,7 @@ def take(config: Config) -> int:
         answer = json.load(sys.stdin)
         mailings = [checked(mailing) for mailing in answer["mailings"]]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ArchiveError(
-            'the archive command must answer {"mailings": [{"id", "date", "subject", "html"}]}'
-        ) from error
+        raise Failure('the archive command must answer {"mailings": [{"id", "date", "subject", "html"}]}') from error
     with archive(config) as state:
         for mailing in mailings:
             number = mailing["id"]
@@ -102,7 +88,7 @@ def take(config: Config) -> int:
                 state.published[number] = publish(config, mailing)
             except Refused as refusal:
                 if state.refused.get(number) != refusal.reasons:
-                    print(f"newsletter-archive: newsletter {number} is refused: {refusal}", file=sys.stderr)
+                    command.tell(NAME, f"newsletter {number} is refused: {refusal}")
                 state.refused[number] = refusal.reasons
                 replace(kept, mailing["html"], 0o600)
             else:
@@ -112,21 +98,21 @@ def take(config: Config) -> int:
         numbers = {"published": len(state.published), "refused": len(state.refused)}
     send(config)
     print(json.dumps(numbers))
-    return 0
+    return DONE
 
 
 def withdraw(config: Config, number: str) -> int:
     with archive(config) as state:
         entry = state.published.pop(number, None)
         if not entry and number not in state.refused:
-            raise ArchiveError(f"newsletter {number} is neither published nor refused")
+            raise Failure(f"newsletter {number} is neither published nor refused")
         if entry:
             write_page(config, entry["file"], config.title, '<p>Withdrawn. <a href="./">All newsletters</a></p>')
         state.refused.pop(number, None)
         (config.directory / "refused" / f"{number}.html").unlink(missing_ok=True)
         state.withdrawn.append(number)
     send(config)
-    return 0
+    return DONE
 
 
 def show(config: Config, as_json: bool) -> int:
@@ -134,67 +120,48 @@ def show(config: Config, as_json: bool) -> int:
         if as_json:
             found = {"published": state.published, "refused": state.refused, "withdrawn": state.withdrawn}
             print(json.dumps(found, indent=2))
-            return 0
+            return DONE
         for number, entry in sorted(state.published.items(), key=lambda item: item[1]["file"]):
             print(f"{number}\tpublished\t{entry['file']}\t{entry['subject']}")
         for number, reasons in sorted(state.refused.items()):
             print(f"{number}\trefused\t{'; '.join(reasons)}")
         for number in state.withdrawn:
             print(f"{number}\twithdrawn")
-    return 0
-
-
-def account(user: str) -> pwd.struct_passwd:
-    try:
-        return pwd.getpwnam(user)
-    except KeyError as error:
-        raise ArchiveError(f"user {user} does not exist") from error
+    return DONE
 
 
 def call(argv: list[str], user: str, stdin: str, environment: dict[str, str] | None = None) -> str:
     """Run a program as a user and return what it printed; its own words go to our standard error."""
-    who = account(user)
-    same = who.pw_uid == os.geteuid()
-    identity: dict[str, Any] = {} if same else {"user": who.pw_uid, "group": who.pw_gid, "extra_groups": []}
     base = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
     with tempfile.TemporaryFile() as given:
         given.write(stdin.encode(errors="replace"))
         given.seek(0)
-        try:
-            process = subprocess.Popen(
-                argv,
-                stdin=given,
-                stdout=subprocess.PIPE,
-                cwd="/",
-                env=base | {"HOME": "/"} | (environment or {}),
-                **identity,
-            )
-        except OSError as error:
-            raise ArchiveError(f"{argv[0]}: {error}") from error
+        env = base | {"HOME": "/"} | (environment or {})
+        # No more of its answer is read than it may print.
+        process = start(argv, stdin=given, stdout=PIPE, cwd="/", env=env, **as_user(user))
     with process:
         output = process.stdout.read(ANSWER_BYTES + 1) if process.stdout else b""
         if len(output) > ANSWER_BYTES:
             process.kill()
-            raise ArchiveError(f"{argv[0]} printed more than {ANSWER_BYTES} bytes")
+            raise Failure(f"{argv[0]} printed more than {ANSWER_BYTES} bytes")
     if process.returncode != 0:
-        raise ArchiveError(f"{argv[0]} ended with {process.returncode}")
+        raise Failure(f"{argv[0]} ended with {process.returncode}")
     return output.decode(errors="replace")
 
 
 def run(config: Config, config_path: Path) -> int:
     """Ask as the application's user, publish as the archive's: neither reads what the other holds."""
-    own = [sys.executable, "-I", str(LAUNCHER), "newsletter-archive", "--config", str(config_path)]
-    numbers, result = None, 1
+    own = [sys.executable, "-I", str(LAUNCHER), NAME, "--config", str(config_path)]
+    numbers = None
     try:
         need_reader()
         ids = json.loads(call([*own, "known"], config.user, ""))
         question = json.dumps({"action": "list", "known": ids}) + "\n"
         answer = call(config.command, config.command_user, question, config.command_environment)
         numbers = json.loads(call([*own, "take"], config.user, answer))
-        result = 0
     finally:
         write_metrics(config.metrics_file, numbers)
-    return result
+    return DONE
 
 
 def write_metrics(path: Path, numbers: dict[str, int] | None) -> None:
@@ -212,15 +179,15 @@ def become(user: str) -> None:
     if who.pw_uid == os.geteuid():
         return
     if os.geteuid() != 0:
-        raise ArchiveError(f"run this as root or as {user}")
+        raise Failure(f"run this as root or as {user}")
     os.setgroups([])
     os.setgid(who.pw_gid)
     os.setuid(who.pw_uid)
     os.umask(0o022)
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def body(argv: Sequence[str] | None) -> int:
+    parser = command.Parser(prog=NAME, description=__doc__)
     parser.add_argument("--config", type=Path, default=CONFIG, help=f"settings; {CONFIG} unless given")
     commands = parser.add_subparsers(dest="command", required=True, metavar="run | list | withdraw ID")
     for name in ("run", "known", "take"):
@@ -229,16 +196,16 @@ def main(argv: list[str] | None = None) -> int:
     listing.add_argument("--json", action="store_true", help="as JSON: published, refused and withdrawn")
     commands.add_parser("withdraw").add_argument("id")
     options = parser.parse_args(argv)
-    try:
-        config = Config.read(options.config)
-        if options.command == "run":
-            return run(config, options.config)
-        become(config.user)
-        if options.command == "withdraw":
-            return withdraw(config, options.id)
-        if options.command == "list":
-            return show(config, options.json)
-        return {"known": known, "take": take}[options.command](config)
-    except (Failure, OSError) as error:
-        print(f"newsletter-archive: {error}", file=sys.stderr)
-        return 1
+    config = Config.read(options.config)
+    if options.command == "run":
+        return run(config, options.config)
+    become(config.user)
+    if options.command == "withdraw":
+        return withdraw(config, options.id)
+    if options.command == "list":
+        return show(config, options.json)
+    return {"known": known, "take": take}[options.command](config)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command.run(NAME, body, argv)

@@ -60,12 +60,7 @@ class Config:
 
     @classmethod
     def read(cls, path: Path) -> Config:
-        def build(raw: dict[str, Any]) -> Config:
-            raw = {name: raw[name] for name in cls.__dataclass_fields__}
-            paths = {name: Path(raw[name]) for name in ("directory", "key", "known_hosts", "metrics_file")}
-            return cls(**raw | paths)
-
-        return files.read_json(path, build)
+        return files.read_record(path, cls)
 
 
 @dataclass

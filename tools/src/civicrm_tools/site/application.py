@@ -6,30 +6,32 @@ import contextlib
 import os
 import shlex
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from civicrm_tools.core import mariadb
-from civicrm_tools.core.command import Failure
-from civicrm_tools.site.layout import ReleaseError, Site, now
+from civicrm_tools.core.command import Failure, about
+from civicrm_tools.core.run import last_line
+from civicrm_tools.core.run import run as run_program
+from civicrm_tools.core.systemd import systemctl
+from civicrm_tools.site.layout import Site, now
+
+# An upgrade of a large database takes hours.
+COMMAND_SECONDS = 86400
 
 
 def run(site: Site, command: str, release: Path) -> str:
-    """Run one of the site's own commands as its user in the release's folder; return what it printed."""
+    """Run one of the site's own commands as its user in the release's directory; return what it printed."""
     argv = shlex.split(command.replace("{release}", str(release)))
     if os.geteuid() == 0:
         argv = ["runuser", "-u", site.user, "--", *argv]
     known = {"PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": str(site.base)}
     env = known | site.environment | {"CIVICRM_RELEASE": str(release)}
-    try:
-        done = subprocess.run(argv, cwd=release, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    except OSError as error:
-        raise ReleaseError(f"cannot run {argv[0]}: {error.strerror}") from error
+    done = run_program(*argv, timeout=COMMAND_SECONDS, statuses=(), environment=env, directory=release)
     if done.returncode != 0:
-        lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        raise ReleaseError(f"{command!r} ended with {done.returncode}: {lines[-1] if lines else 'no message'}")
+        said = last_line(done.stdout + done.stderr) or "no message"
+        raise Failure(f"{command!r} ended with {done.returncode}: {said}")
     return done.stdout
 
 
@@ -39,7 +41,7 @@ def schema(site: Site, release: str | None) -> str | None:
         return None
     lines = run(site, site.schema_command, site.releases / release).split()
     if len(lines) != 1:
-        raise ReleaseError(f"schema_command must print one word, not {len(lines)}")
+        raise Failure(f"schema_command must print one word, not {len(lines)}")
     return lines[0]
 
 
@@ -50,11 +52,12 @@ def dump(site: Site, note: str) -> str:
     partial = site.dumps / f".{name}.partial"
     partial.unlink(missing_ok=True)
     try:
-        mariadb.dump(site.database, partial)
-        partial.chmod(0o600)
-    except Failure as error:
+        with about(f"the dump of {site.database} failed", "nothing was changed"):
+            mariadb.dump(site.database, partial)
+    except Failure:
         partial.unlink(missing_ok=True)
-        raise ReleaseError(f"the dump of {site.database} failed: {error}; nothing was changed") from error
+        raise
+    partial.chmod(0o600)
     partial.rename(site.dumps / name)
     return name
 
@@ -62,18 +65,14 @@ def dump(site: Site, note: str) -> str:
 def restore(site: Site, name: str) -> None:
     """Replace the site's database by a dump that was read to its end before."""
     path = site.dumps / name
-    try:
+    with about(f"the dump {path} cannot be restored", "nothing was changed"):
         mariadb.check(path)
-    except Failure as error:
-        raise ReleaseError(f"the dump {path} cannot be restored: {error}; nothing was changed") from error
     # After a restore that failed half way the database may be gone.
     charset, collation = "utf8mb4", "utf8mb4_unicode_ci"
     with contextlib.suppress(Failure):
         charset, collation = mariadb.charset(site.database)
-    try:
+    with about(f"restoring {path} failed half way", "run the same command again"):
         mariadb.load(site.database, path, charset, collation)
-    except Failure as error:
-        raise ReleaseError(f"restoring {path} failed half way: {error}; run the same command again") from error
 
 
 def empty_cache(site: Site) -> None:
@@ -86,7 +85,7 @@ def empty_cache(site: Site) -> None:
         client.sendall(b"FLUSHALL\r\n")
         answer = client.recv(100)
         if not answer.startswith(b"+OK"):
-            raise ReleaseError(
+            raise Failure(
                 f"the cache at {site.cache_socket} was not emptied: {answer.decode(errors='replace').strip()}"
             )
 
@@ -99,21 +98,19 @@ def jobs_paused(site: Site) -> Iterator[None]:
         units = [f"{unit}.{kind}" for unit in site.pause_units]
         if not units:
             return []
-        done = subprocess.run(["systemctl", "is-active", *units], capture_output=True, text=True)
-        return [u for u, state in zip(units, done.stdout.split(), strict=False) if state in ("active", "activating")]
+        said = systemctl("is-active", *units, statuses=()).stdout.split()
+        return [u for u, state in zip(units, said, strict=False) if state in ("active", "activating")]
 
     timers = active("timer")
     if timers:
-        subprocess.run(["systemctl", "stop", *timers], check=True)
+        systemctl("stop", *timers)
     try:
         deadline = time.monotonic() + site.pause_seconds
         while running := active("service"):
             if time.monotonic() > deadline:
-                raise ReleaseError(
-                    f"{running[0]} still runs after {site.pause_seconds} s: nothing was changed, try later"
-                )
+                raise Failure(f"{running[0]} still runs after {site.pause_seconds} s: nothing was changed, try later")
             time.sleep(0.5)
         yield
     finally:
         if timers:
-            subprocess.run(["systemctl", "start", *timers], check=True)
+            systemctl("start", *timers)

@@ -9,38 +9,37 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from civicrm_tools.site.layout import ReleaseError, Site, remove
+from civicrm_tools.core.command import Failure
+from civicrm_tools.site.layout import Site, remove
 
 CHUNK = 1 << 20
 
 
 def check_sum(archive: Path, sha256: str) -> None:
-    digest = hashlib.sha256()
     with archive.open("rb") as source:
-        while chunk := source.read(CHUNK):
-            digest.update(chunk)
-    if digest.hexdigest() != sha256.lower():
-        raise ReleaseError(f"{archive} has SHA-256 {digest.hexdigest()}, not {sha256}: nothing was changed")
+        digest = hashlib.file_digest(source, "sha256").hexdigest()
+    if digest != sha256.lower():
+        raise Failure(f"{archive} has SHA-256 {digest}, not {sha256}: nothing was changed")
 
 
 def members(archive: tarfile.TarFile, site: Site) -> Iterator[tuple[tarfile.TarInfo, PurePosixPath]]:
-    """Yield what to unpack and where; one folder around all of it is left out unless the web folder lies beside it."""
+    """Yield what to unpack and where; one directory around all of it is left out unless `web` lies beside."""
     found = []
     for member in archive:
         path = PurePosixPath(os.path.normpath(member.name))
         if path.is_absolute() or ".." in path.parts:
-            raise ReleaseError(f"the archive holds {member.name!r}, which lies outside of it: refused")
+            raise Failure(f"the archive holds {member.name!r}, which lies outside of it: refused")
         if not (member.isdir() or member.isfile() or member.issym()):
-            raise ReleaseError(f"the archive holds {member.name!r}, which is no file, folder or symbolic link: refused")
+            raise Failure(f"the archive holds {member.name!r}, which is no file, directory or symbolic link: refused")
         if member.issym():
             end = PurePosixPath(os.path.normpath(path.parent / member.linkname))
             if PurePosixPath(member.linkname).is_absolute() or end.parts[:1] == ("..",):
-                raise ReleaseError(f"the archive's link {member.name!r} leads out of it: refused")
+                raise Failure(f"the archive's link {member.name!r} leads out of it: refused")
         if path.parts:
             found.append((member, path))
     tops = {path.parts[0] for _, path in found}
-    folder = len(tops) == 1 and all(len(path.parts) > 1 or member.isdir() for member, path in found)
-    strip = folder and PurePosixPath(site.web).parts[:1] != tuple(tops)
+    wrapped = len(tops) == 1 and all(len(path.parts) > 1 or member.isdir() for member, path in found)
+    strip = wrapped and PurePosixPath(site.web).parts[:1] != tuple(tops)
     for member, path in found:
         inner = PurePosixPath(*path.parts[1:]) if strip else path
         if inner.parts:
@@ -73,9 +72,9 @@ def unpack(site: Site, archive: Path, release: str) -> None:
         for target, name in links:
             target.symlink_to(name)
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise ReleaseError(f"{archive} cannot be unpacked: {error}") from error
+        raise Failure(f"{archive} cannot be unpacked: {error}") from error
     if not (partial / site.web).is_dir():
-        raise ReleaseError(f"the archive has no folder {site.web!r}, which the site serves: refused")
+        raise Failure(f"the archive has no directory {site.web!r}, which the site serves: refused")
     link_shared(site, partial)
     partial.rename(site.releases / release)
 
@@ -85,7 +84,7 @@ def link_shared(site: Site, partial: Path) -> None:
     for entry in site.shared:
         link, target = partial / entry["path"], site.base / "shared" / entry["to"]
         if not link.parent.resolve().is_relative_to(partial.resolve()):
-            raise ReleaseError(f"the archive has a link in the way of {entry['path']}: refused")
+            raise Failure(f"the archive has a link in the way of {entry['path']}: refused")
         remove(link)
         link.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         link.symlink_to(target)

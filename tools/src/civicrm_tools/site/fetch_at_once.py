@@ -8,24 +8,30 @@ Exit status: 0, or 2 wrong arguments.
 
 from __future__ import annotations
 
-import argparse
-import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
+
+from civicrm_tools.core import command
+from civicrm_tools.core.command import DONE
+from civicrm_tools.core.systemd import systemctl
+
+NAME = "civicrm-fetch-at-once"
+# A start waits for the end of the job.
+JOB_SECONDS = 86400
 
 
 def show(unit: str, name: str) -> str:
     """Return a property of a unit as systemd prints it."""
-    command = ["systemctl", "show", f"--property={name}", "--value", unit]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    return systemctl("show", f"--property={name}", "--value", unit, statuses=()).stdout.strip()
 
 
 def messages(maildir: Path) -> set[str]:
     """Return the names of the messages in INBOX, without their flags: they stay the same while a message lies there."""
     names = set()
-    for folder in ("new", "cur"):
+    for part in ("new", "cur"):
         try:
-            names |= {path.name.partition(":2,")[0] for path in (maildir / folder).iterdir()}
+            names |= {path.name.partition(":2,")[0] for path in (maildir / part).iterdir()}
         except OSError:
             continue  # a mailbox that never had mail
     return names
@@ -39,7 +45,7 @@ def fetch(unit: str, maildir: Path, pause: float) -> bool:
     while True:
         # A run that has begun already may have looked too early.
         before = set() if show(unit, "ActiveState") == "activating" else messages(maildir)
-        if subprocess.run(["systemctl", "start", unit], capture_output=True).returncode != 0:
+        if systemctl("start", unit, timeout=JOB_SECONDS, statuses=()).returncode != 0:
             return False
         time.sleep(pause)
         if not messages(maildir) - before:
@@ -56,8 +62,8 @@ def healed(unit: str, seconds: float, every: float) -> bool:
     return False
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def body(argv: Sequence[str] | None) -> int:
+    parser = command.Parser(prog=NAME, description=__doc__)
     parser.add_argument("unit", help="the job's service")
     parser.add_argument("maildir", type=Path)
     parser.add_argument("--settle", type=float, default=1, metavar="SECONDS", help="wait for what comes together (1)")
@@ -69,4 +75,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{options.unit} failed: mail stays in the mailbox, the timer goes on", flush=True)
         if not healed(options.unit, options.hold_off, options.pause):
             break
-    return 0
+    return DONE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command.run(NAME, body, argv)

@@ -7,12 +7,14 @@ the log was just rotated.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-LOG = "/var/log/apache2/front-door-logins.log"
+from civicrm_tools.core import command
+
+NAME = "front-door-known"
+LOG = Path("/var/log/apache2/front-door-logins.log")
 BLOCK = 65536
 
 
@@ -50,12 +52,15 @@ def known(log: Path, address: str, since: datetime) -> bool:
     return False
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Return 0 when the address is known, 1 when it is not."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def body(argv: Sequence[str] | None) -> int:
+    parser = command.Parser(prog=NAME, description=__doc__)
     parser.add_argument("address", help="address as the web server logs it")
     parser.add_argument("--minutes", type=int, default=60, help="how far back a login counts (%(default)s)")
-    parser.add_argument("--log", type=Path, default=Path(LOG), help="log of logins (%(default)s)")
+    parser.add_argument("--log", type=Path, default=LOG, help="log of logins (%(default)s)")
     options = parser.parse_args(argv)
     since = datetime.now(UTC) - timedelta(minutes=options.minutes)
-    return 0 if known(options.log, options.address, since) else 1
+    return int(not known(options.log, options.address, since))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command.run(NAME, body, argv)

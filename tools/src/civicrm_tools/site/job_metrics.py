@@ -6,17 +6,17 @@ the only memory: what an earlier run wrote is read back.
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from civicrm_tools.core import metrics
+from civicrm_tools.core import command, metrics
+from civicrm_tools.core.command import DONE
 from civicrm_tools.core.metrics import Family
 
+NAME = "civicrm-job-metrics"
 DIRECTORY = metrics.DIRECTORY
 METRICS = {
     "civicrm_job_last_start_timestamp_seconds": ("gauge", "When the job's last run began."),
@@ -54,15 +54,13 @@ def families(site: str, job: str, values: dict[tuple[str, str], float]) -> list[
     return [Family(name, kind, text, samples(name)) for name, (kind, text) in METRICS.items()]
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def body(argv: Sequence[str] | None) -> int:
+    parser = command.Parser(prog=NAME, description=__doc__)
     parser.add_argument("event", choices=["start", "end"])
     parser.add_argument("unit", help="the job's unit without .service: the name of the file")
     parser.add_argument("site")
     parser.add_argument("job", help="such as fetch_bounces")
     options = parser.parse_args(argv)
-    if not DIRECTORY.is_dir():
-        return 0  # without node_exporter there is nobody to write for
     path = DIRECTORY / f"{options.unit}.prom"
     now = time.time()
     values = read(path)
@@ -75,9 +73,9 @@ def main(argv: list[str] | None = None) -> int:
         values[RUNS, result] += 1
         if result == "success":
             values[SUCCESS, ""] = now
-    try:
-        metrics.write(path, families(options.site, options.job, values))
-    except OSError as error:
-        print(f"civicrm-job-metrics: {error}", file=sys.stderr)
-        return 1
-    return 0
+    metrics.write(path, families(options.site, options.job, values))
+    return DONE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command.run(NAME, body, argv)

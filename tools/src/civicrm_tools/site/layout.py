@@ -12,13 +12,9 @@ from civicrm_tools.core import files
 from civicrm_tools.core.command import Failure
 
 
-class ReleaseError(Failure):
-    """What failed and what to do, in one line for the operator."""
-
-
 @dataclass(frozen=True)
 class Site:
-    """One site as its configuration file describes it; commands run as `user` in the release's folder."""
+    """One site as its configuration file describes it; commands run as `user` in the release's directory."""
 
     name: str
     base: Path
@@ -36,13 +32,12 @@ class Site:
     keep_dumps: int
 
     @classmethod
-    def load(cls, folder: Path, name: str) -> Site:
-        path = folder / f"{name}.json"
+    def load(cls, directory: Path, name: str) -> Site:
         try:
-            return files.read_json(path, lambda raw: cls(**(raw | {"base": Path(raw["base"])})))
+            return files.read_record(directory / f"{name}.json", cls)
         except files.Missing as error:
-            known = ", ".join(sorted(p.stem for p in folder.glob("*.json"))) or "none"
-            raise ReleaseError(f"there is no site {name!r} with releases; sites: {known}") from error
+            known = ", ".join(sorted(p.stem for p in directory.glob("*.json"))) or "none"
+            raise Failure(f"there is no site {name!r} with releases; sites: {known}") from error
 
     @property
     def releases(self) -> Path:

@@ -1,6 +1,6 @@
 """Deploy releases of a site, go back to the one before, and keep what that takes.
 
-Below the site's folder lie releases/<id> (root's), shared/ (the site's own: files that outlive a release), dumps/ (one
+Below the site's directory lie releases/<id> (root's), shared/ (the site's own: what outlives a release), dumps/ (one
 before each upgrade), `current` (a link to the release that is served) and `release-path` (the same as text, for Apache:
 PHP then gets each request's real path, so that no cache mixes two releases). /etc/civicrm-release/<site>.json says how.
 """
@@ -8,30 +8,27 @@ PHP then gets each request's real path, so that no cache mixes two releases). /e
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import re
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from civicrm_tools.core import locks
-from civicrm_tools.core.command import Failure
+from civicrm_tools.core import command, locks
+from civicrm_tools.core.command import DONE, Failure
 from civicrm_tools.site.application import dump, empty_cache, jobs_paused, restore, run, schema
 from civicrm_tools.site.archives import check_sum, unpack
-from civicrm_tools.site.layout import ReleaseError, Site, State, current, now, old_dumps, prune, served, switch
+from civicrm_tools.site.layout import Site, State, current, now, old_dumps, prune, served, switch
 
-CONFIG = "/etc/civicrm-release"
+NAME = "civicrm-release"
+CONFIG = Path("/etc/civicrm-release")
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def deploy(site: Site, archive: Path, release: str, sha256: str, again: bool) -> dict[str, Any]:
     """Serve the release; {outcome: deployed, unchanged or held, release, from}."""
     if not ID.fullmatch(release):
-        raise ReleaseError(f"release {release!r}: use letters, digits, . _ and -")
+        raise Failure(f"release {release!r}: use letters, digits, . _ and -")
     state, before = State.load(site), current(site)
     if served(site, release):
         return {"outcome": "unchanged", "release": release}
@@ -49,8 +46,8 @@ def deploy(site: Site, archive: Path, release: str, sha256: str, again: bool) ->
                 old.unlink()
             try:
                 run(site, site.upgrade_command, site.releases / release)
-            except ReleaseError as error:
-                raise ReleaseError(
+            except Failure as error:
+                raise Failure(
                     f"{error}; {before or 'nothing'} is still served; the dump before is {site.dumps / entry['dump']}"
                 ) from error
             switch(site, release)
@@ -70,17 +67,17 @@ def rollback(site: Site, restore_dump: bool) -> dict[str, Any]:
     arrival = state.arrival(here) if here else None
     target = arrival["from"] if arrival else None
     if here is None or arrival is None or not target or not (site.releases / target).is_dir():
-        raise ReleaseError("there is no release before this one to go back to")
+        raise Failure("there is no release before this one to go back to")
     found, wanted = schema(site, here), arrival["schema_before"]
     saved = None
     if found != wanted:
         if not restore_dump:
-            raise ReleaseError(
+            raise Failure(
                 f"the database has schema {found}, release {target} wants {wanted}: refused; restore_dump=true brings "
                 f"back the dump of {arrival['at']}, and what was written since is lost"
             )
         if not arrival["dump"] or not (site.dumps / arrival["dump"]).is_file():
-            raise ReleaseError(
+            raise Failure(
                 f"the database has schema {found}, release {target} wants {wanted}, and there is no dump of it"
             )
         with jobs_paused(site):
@@ -116,36 +113,30 @@ def show(result: dict[str, Any]) -> str:
     return ", ".join(f"{key}: {value}" for key, value in result.items() if value)
 
 
-@contextlib.contextmanager
-def locked(site: Site) -> Iterator[None]:
-    with locks.locked(site.base / ".lock", wait=0, busy=f"another civicrm-release works on {site.name}: wait for it"):
-        yield
-
-
-def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="civicrm-release", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--json", action="store_true", help="print the result as JSON, one line for each site")
-    parser.add_argument("--config", type=Path, default=Path(CONFIG), help=f"folder of configurations ({CONFIG})")
-    commands = parser.add_subparsers(dest="command", required=True)
+def parser() -> argparse.ArgumentParser:
+    made = command.Parser(prog=NAME, description=__doc__)
+    made.add_argument("--json", action="store_true", help="print the result as JSON, one line for each site")
+    made.add_argument("--config", type=Path, default=CONFIG, help="directory of configurations (%(default)s)")
+    commands = made.add_subparsers(dest="command", required=True)
     for name, text in (
         ("list", "show releases, dumps and what was deployed when, of all sites or of those named"),
         ("deploy", "unpack an archive, upgrade the database and serve the release"),
         ("rollback", "serve the release before again"),
         ("prune", "remove releases and dumps beyond those that are kept"),
     ):
-        command = commands.add_parser(name, help=text)
+        one = commands.add_parser(name, help=text)
         if name == "list":
-            command.add_argument("sites", nargs="*", metavar="site")
+            one.add_argument("sites", nargs="*", metavar="site")
         else:
-            command.add_argument("site")
+            one.add_argument("site")
         if name == "deploy":
-            command.add_argument("--archive", type=Path, required=True, help="tar file, compressed or not")
-            command.add_argument("--sha256", required=True, help="its SHA-256")
-            command.add_argument("--id", required=True, help="name of the release")
-            command.add_argument("--again", action="store_true", help="also a release that was rolled back")
+            one.add_argument("--archive", type=Path, required=True, help="tar file, compressed or not")
+            one.add_argument("--sha256", required=True, help="its SHA-256")
+            one.add_argument("--id", required=True, help="name of the release")
+            one.add_argument("--again", action="store_true", help="also a release that was rolled back")
         if name == "rollback":
-            command.add_argument("--restore-dump", action="store_true", help="also bring back the database of then")
-    return parser.parse_args(argv)
+            one.add_argument("--restore-dump", action="store_true", help="also bring back the database of then")
+    return made
 
 
 def work(site: Site, options: argparse.Namespace) -> dict[str, Any]:
@@ -157,22 +148,23 @@ def work(site: Site, options: argparse.Namespace) -> dict[str, Any]:
     return {"outcome": "pruned", "removed": prune(site, State.load(site))}
 
 
-def main(argv: list[str] | None = None) -> int:
-    options = arguments(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("civicrm-release: ended by a signal"))
-    try:
-        if options.command == "list":
-            names = options.sites or sorted(p.stem for p in options.config.glob("*.json"))
-            results = [listing(Site.load(options.config, name)) for name in names]
-        else:
-            site = Site.load(options.config, options.site)
-            with locked(site):
-                results = [work(site, options)]
-    except (Failure, OSError, subprocess.CalledProcessError) as error:
-        print(f"civicrm-release: {error}", file=sys.stderr)
-        return 1
+def body(argv: Sequence[str] | None) -> int:
+    options = parser().parse_args(argv)
+    command.end_by_signals(NAME)
+    if options.command == "list":
+        names = options.sites or sorted(p.stem for p in options.config.glob("*.json"))
+        results = [listing(Site.load(options.config, name)) for name in names]
+    else:
+        site = Site.load(options.config, options.site)
+        busy = f"another {NAME} works on {site.name}: wait for it"
+        with locks.locked(site.base / ".lock", wait=0, busy=busy):
+            results = [work(site, options)]
     for result in results:
         if len(results) > 1 and not options.json:
             print(f"{result['site']}:")
         print(json.dumps(result) if options.json else show(result))
-    return 0
+    return DONE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command.run(NAME, body, argv)
