@@ -39,7 +39,7 @@ def test_man_finds_a_page_of_every_command(request, name):
     commands = host.check_output(find).split()
     assert len(commands) > 5
     for command in commands:
-        page = host.check_output(f"man -w {command}")
+        page = host.check_output(f"realpath $(man -w {command})")  # Debian's /usr/local/man is a link
         assert page == f"/usr/local/share/man/man8/{command}.8"
         shown = host.run(f"MANWIDTH=100 LC_ALL=C.UTF-8 man --warnings -l {page}")
         assert (shown.rc, shown.stderr) == (0, "")

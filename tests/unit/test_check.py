@@ -29,7 +29,11 @@ def test_a_test_file_leads_to_itself():
 
 def test_a_helper_leads_to_the_tests_that_import_it():
     """Through another helper, too; one that only acceptance tests use needs hosts."""
-    assert chosen("tests/bypasses.py") == ["tests/render/test_civicrm_ext.py", "tests/unit/test_public_paths.py"]
+    assert chosen("tests/bypasses.py") == [
+        "tests/render/test_civicrm_ext.py",
+        "tests/render/test_damaged_links.py",
+        "tests/unit/test_public_paths.py",
+    ]
     assert {"tests/unit/test_dns.py", "tests/contract/test_alerts.py"} <= set(chosen("tests/loading.py"))
     assert chosen("tests/newsletters.py") == []
 
