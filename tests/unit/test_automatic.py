@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 
 import pytest
 from hypothesis import given
@@ -113,6 +114,16 @@ sq Përgjigje automatike: January
 mt Risposta awtomatika: January
 ga Freagra uathoibríoch: January
 cy Ateb awtomatig: January
+sl Avtomatski odgovor: January
+de Urlaub
+fr En vacances
+pt Férias
+nl Vakantie!
+pl Urlop
+cs Dovolená
+ru Отпуск
+et Puhkus
+en Re: [(Out of Office)] January
 """.strip().splitlines()  # noqa: RUF001 - the letters are meant
 
 
@@ -150,7 +161,8 @@ def test_a_receipt_is_told_by_its_subject(subject):
 
 @pytest.mark.parametrize(
     "subject",
-    ["January", "Re: January", "AW: Neues im Januar", "Please unsubscribe me", "SPAM!", "TR: Nouvelles de janvier",
+    ["January", "Re: January", "Urlaub ohne Überwachung", "WG: Ferie per tutti",
+     "AW: Neues im Januar", "Please unsubscribe me", "SPAM!", "TR: Nouvelles de janvier",
      "Office hours", "Ready for spring?", "Automatic weapons: a petition", "Undelivered Mail Returned to Sender",
      "Mail delivery failed: returning message to sender", "Reply to your newsletter", "Ответ на письмо", ""],
 )  # fmt: skip
@@ -165,6 +177,14 @@ def test_encoded_words_of_old_programs_are_read():
     assert plain("=?koi8-r?B?4fPU?= x").endswith(" x")
     assert plain("=?x-unknown?B?QQ==?=") == "=?x-unknown?b?qq==?="
     assert plain("=?utf-8?B?Q?=")
+
+
+@pytest.mark.parametrize("junk", ["(", "[", "(a", "re: ", "re:(", " ", "a ", "- "])
+def test_a_hostile_subject_takes_no_longer_than_another(junk):
+    """2,000 brackets took a second, for each mail."""
+    begin = time.process_time()
+    kind({}, junk * 2000)
+    assert time.process_time() - begin < 0.2
 
 
 @given(st.text(max_size=300), st.text(max_size=300))

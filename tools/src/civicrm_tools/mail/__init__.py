@@ -31,19 +31,23 @@ Providers:
 `pace`              postfix-pace: hand out the budgets (socketmap_table(5))
 `throttle`          lower a budget after replies 4XX (RFC 5321, 4.2.1), and raise it again
 
+What strangers wrote, read:
+
+`parts`             cut a mail into its parts, fast and bounded (RFC 2045; RFC 2046, 5.1)
+`automatic`         what a program wrote by itself (RFC 3834, 5)
+`quoting`           whether a letter forwards, answers or mentions
+
 Bounces, the way back into the application:
 
 `return_path`       the settings: sites, their addresses and mailboxes
 `maildir`           folders of a mailbox, in which Dovecot works as well
-`mime`              bounded reading of mail that strangers wrote (RFC 2045)
 `journal`           what a command must not forget
-`parts`             the parts of a mail in its bytes, for reports by the thousand
 `verdict`           what a refusal is about: the address, us, their server, the network (RFC 3463, 3)
 `verdict_codes`     facts for it: enhanced codes, and those of single providers
 `verdict_address`   facts for it: words about one recipient
 `verdict_us`        facts for it: words about us, their server or the network
 `delivery_report`   whose delivery failed, where and why: DSN (RFC 3464)
-`bounce_text`       the same in plain words, and what is no bounce (RFC 3834, 5)
+`bounce_text`       the same in plain words, and what is no bounce
 `bounce_words`      facts for it: what servers and answers are called in Europe's languages
 `refusals`          who refuses us, and how many refusals are a storm
 `storms`            what came back lately, and what the operator said to it
@@ -56,9 +60,6 @@ Abuse reports:
 
 `feedback`          read one: ARF (RFC 5965, 2 and 3; its use: RFC 6650), forwarded newsletters, letters
 `feedback_types`    what each type means: act, show or count
-`pieces`            cut a message into its parts, fast and bounded (RFC 2046, 5.1)
-`automatic`         what a program wrote by itself, by its header alone (RFC 3834, 5)
-`quoting`           whether a letter forwards, answers or mentions
 `complainants`      whom it is about
 `deliveries`        who sent what to whom, out of the log
 `opt_outs`          opt the person out, once, by a mail that says it is automatic (RFC 3834, 5)

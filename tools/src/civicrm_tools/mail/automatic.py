@@ -1,4 +1,4 @@
-"""Tell a message that a program wrote by itself from a person's letter, by its header alone.
+"""Tell a message that a program wrote by itself from a person's letter, by its header.
 
 A reply (vacation, "has left", challenge), a notice or a receipt is nobody's wish: it is no complaint and no bounce.
 RFC 3834 names one field for it, which half of the world's programs do not write; the others are told by their own
@@ -14,11 +14,12 @@ GMX, Lotus Domino, vacation(1), qmail's and Plesk's autoresponders write.
 from __future__ import annotations
 
 import binascii
-import quopri
 import re
 import unicodedata
 from collections.abc import Mapping
-from contextlib import suppress
+from functools import lru_cache
+
+from civicrm_tools.mail.parts import as_read
 
 REPLY, NOTICE, RECEIPT = "reply", "notice", "receipt"
 
@@ -69,7 +70,7 @@ ANSWERS = (
     "|automaticka odpoved"  # cs, sk
     "|automatikus valasz"  # hu
     "|raspuns automat"  # ro
-    "|automatski odgovor|samodejni odgovor"  # hr, bs, sr, sl
+    "|automatski odgovor|samodejni odgovor|avtomatski odgovor"  # hr, bs, sr, sl
     "|automatinis atsakymas|automatiska atbilde|automaatvastus|automaatne vastus"  # lt, lv, et
     "|αυτοματη απαντηση"  # el
     "|автоматичен отговор|автоматический ответ|автоответ|автоматична відповідь|автовідповідь"  # bg, ru, uk
@@ -97,18 +98,27 @@ ABSENCES = (
     "|mimo kancelar|nepritomnos|nepritomen"  # cs, sk
     "|hazon kivul|irodan kivul|tavollet|szabadsagon"  # hu
     "|in afara biroului|plecat din birou|nu sunt la birou"  # ro
-    "|izvan ureda|odsut(?:an|na|nost)|van kancelarije|odsotn|zunaj pisarne"  # hr, sr, sl
+    "|izvan ureda|odsut(?:an|na|nost)|van kancelarije|odsotn|neprisot|zunaj pisarne"  # hr, sr, sl
     "|nesu biure|ne biure|atostog|prombutne|arpus biroja|kontorist valjas|puhkusel"  # lt, lv, et
     "|εκτος γραφειου|απουσια"  # el
     "|извън офиса|отсъств|вне офиса|отсутств|поза офісом|відсутн|ван канцеларије"  # bg, ru, uk, sr
     "|ofis disinda|isyeri disinda|yillik izin"  # tr
+    "|on holidays?\\b|en vacances"
     "|no longer (?:with|works? (?:at|for|here))|has left (?:the )?(?:company|organi[sz]ation)|left the company"
     "|ist nicht mehr (?:bei|im|in)|n'est plus (?:en poste|dans|chez)|ya no trabaja|non lavora piu"
 )
-# Somebody's guard wants the sender to prove himself (challenge and response).
+# Words that a newsletter has, too: a subject that says nothing else.
+HOLIDAYS = (
+    "vacation|holidays?|absence|absent"  # en
+    "|urlaub|conges?|vacaciones|ferie|ferias|vakantie|semester"  # de, fr, es, it and da, pt, nl, sv
+    "|urlop|dovolen[ae]|szabadsag|concediu|godisnji odmor|dopust"  # pl, cs and sk, hu, ro, hr and sr, sl
+    "|отпуск|отпуска|відпустка|atostogos|atvalinajums|puhkus|αδεια|izin"  # ru, bg, uk, lt, lv, et, el, tr
+)
+# Somebody's guard wants the sender to prove himself (challenge and response): in a subject or a text.
 CHALLENGES = (
-    r"please confirm (?:your|that you)|confirm your (?:e-?mail|message)|sender verification|\[?spam ?arrest"
-    r"|boxbe|your (?:e-?mail|message) (?:requires|needs) (?:verification|confirmation)|verify your e-?mail to"
+    r"confirm (?:that )?you|verify (?:that )?you|challenge.?response|one-?time (?:confirmation|verification)"
+    r"|your (?:e-?mail|message) (?:requires|needs) (?:verification|confirmation)|boxbe|spam ?arrest"
+    r"|to (?:my|our|the) (?:white|guest|approved).?list|awaiting (?:your )?confirmation"
 )
 
 
@@ -120,8 +130,13 @@ def bare(text: str) -> str:
     return "".join(character for character in decomposed if not unicodedata.combining(character))
 
 
-PREFIXES = r"\W*(?:(?:re|aw|sv|vs|antw|odp|ynt|ref|rif|res|fwd?|wg|tr)\s*(?:\[\d+\])?\s*:\s*)*"
-BEGINS = re.compile(rf"{PREFIXES}[\[(*]*(?:{bare(ANSWERS)}|{bare(ABSENCES)}|{CHALLENGES})")
+# Possessive: a heading of 2,000 brackets would take a second otherwise.
+PREFIXES = r"\W*+(?:(?:re|aw|sv|vs|antw|odp|ynt|ref|rif|res|fwd?|wg|tr) ?(?:\[\d+\])? ?:\W*+)*+"
+BEGINS = re.compile(
+    rf"{PREFIXES}(?:{bare(ANSWERS)}|{bare(ABSENCES)}|(?:{bare(HOLIDAYS)})\W*$"
+    rf"|(?:please )?(?:{CHALLENGES})|sender verification)"
+)
+CHALLENGE = re.compile(CHALLENGES)
 # Anywhere: nobody else writes these.
 ANYWHERE = re.compile(
     r"\b(?:is|am|i'm|will be) (?:currently )?(?:out of (?:the )?office|on (?:vacation|leave)|away from)"
@@ -138,6 +153,7 @@ RECEIPTS = re.compile(
 )
 # Who returns mail: Postfix, Exim, qmail, Sendmail.
 RETURNED = re.compile(r"\bmailer-daemon\b", re.IGNORECASE)
+SUBJECT_LIMIT = 2000
 ENCODED = re.compile(r"=\?([A-Za-z0-9_.:-]{1,40})(?:\*[A-Za-z-]+)?\?([bBqQ])\?([^?]{0,2000})\?=")
 BETWEEN = re.compile(r"(\?=)\s+(?==\?)")
 
@@ -158,12 +174,22 @@ def kind(headers: Mapping[str, str], subject: str = "", content_type: str = "") 
         return RECEIPT
     if found := _told(headers, FIELDS):
         return found
-    words = plain(subject or headers.get("subject", ""))
+    return told_by_subject((subject or headers.get("subject", ""))[:SUBJECT_LIMIT]) or _told(headers, WEAK)
+
+
+# A bounce is asked about twice.
+@lru_cache(maxsize=8)
+def told_by_subject(subject: str) -> str | None:
+    """REPLY or RECEIPT, if a subject says so."""
+    words = plain(subject)
     if RECEIPTS.match(words):
         return RECEIPT
-    if BEGINS.match(words) or ANYWHERE.search(words):
-        return REPLY
-    return _told(headers, WEAK)
+    return REPLY if BEGINS.match(words) or ANYWHERE.search(words) else None
+
+
+def is_challenge(text: str) -> bool:
+    """Whether a text wants its reader to prove that he is a person."""
+    return bool(CHALLENGE.search(bare(text)))
 
 
 def _told(headers: Mapping[str, str], rules: tuple[tuple[str, str, str], ...]) -> str | None:
@@ -174,13 +200,14 @@ def _told(headers: Mapping[str, str], rules: tuple[tuple[str, str, str], ...]) -
 
 
 def plain(subject: str) -> str:
-    """Return a subject as a reader sees it, in lower case and without accents; encoded words (RFC 2047) undone."""
-    text = ENCODED.sub(_decoded, BETWEEN.sub(r"\1", subject[:2000])) if "=?" in subject else subject[:2000]
-    if not text.isascii():
-        # UTF-8 that was read byte by byte.
-        with suppress(UnicodeError):
-            text = text.encode("latin-1").decode()
-    return " ".join(bare(text).replace("\u2019", "'").split())
+    """A subject in lower case and without accents."""
+    return " ".join(bare(shown(subject)).replace("\u2019", "'").split())
+
+
+def shown(subject: str) -> str:
+    """A subject as a reader sees it: encoded words (RFC 2047) undone."""
+    text = subject[:SUBJECT_LIMIT]
+    return as_read(ENCODED.sub(_decoded, BETWEEN.sub(r"\1", text)) if "=?" in text else text)
 
 
 def _decoded(word: re.Match[str]) -> str:
@@ -189,7 +216,7 @@ def _decoded(word: re.Match[str]) -> str:
         if way in "bB":
             raw = binascii.a2b_base64(text + "=" * (-len(text) % 4))
         else:
-            raw = quopri.decodestring(text.replace("_", " ").encode("latin-1", "replace"), header=False)
+            raw = binascii.a2b_qp(text.encode("latin-1", "replace"), header=True)
         return raw.decode(charset, "replace")
     except (LookupError, ValueError):
         return word[0]

@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from civicrm_tools.mail import bounce_words, verdict
+from civicrm_tools.mail import automatic, bounce_words, quoting, verdict
+from civicrm_tools.mail.automatic import RECEIPT, REPLY
 from civicrm_tools.mail.parts import Part
 from civicrm_tools.mail.return_path import Site
 from civicrm_tools.mail.verdict import NOBODY, Verdict
 
-DAEMON, FAILED, FAILED_TEXT, DELAYED, FINAL, SUCCEEDED, CHALLENGE, ANSWER = map(
+DAEMON, FAILED, FAILED_TEXT, DELAYED, FINAL, SUCCEEDED = map(
     bounce_words.compiled,
     (
         bounce_words.DAEMONS,
@@ -24,15 +25,10 @@ DAEMON, FAILED, FAILED_TEXT, DELAYED, FINAL, SUCCEEDED, CHALLENGE, ANSWER = map(
         bounce_words.DELAYED,
         bounce_words.FINAL,
         bounce_words.SUCCEEDED,
-        bounce_words.CHALLENGES,
-        bounce_words.ANSWERS,
     ),
 )
 # What servers say to servers.
 SERVER = re.compile(r"(?<![\d.])5(?:\d\d[ -]|\.\d{1,3}\.\d{1,3}\b)")
-# Fields by which programs mark their answers (RFC 3834 and what came before it).
-AUTOMATIC_FIELDS = ("x-autoreply", "x-autorespond", "x-autoresponder", "x-auto-reply", "x-vacation", "x-autoreply-from")
-
 EXIM_PHASE = re.compile(
     r"after (?P<phase>initial connection|EHLO|HELO|MAIL FROM|RCPT TO|DATA|end of data|STARTTLS)", re.I
 )
@@ -82,7 +78,7 @@ def read(message: Part, text: str, site: Site, returned: bool) -> Told:
     text: its readable part; returned: whether it brings a mail with it.
     """
     fields = message.fields
-    subject = _words(fields.get("subject", "")[:500])
+    subject = automatic.shown(fields.get("subject", "")[:500])
     own = " ".join(text[: 2 * verdict.LIMIT].split())
     nobody = _about_nobody(message, subject, own, returned)
     if nobody:
@@ -100,9 +96,10 @@ def read(message: Part, text: str, site: Site, returned: bool) -> Told:
 def _about_nobody(message: Part, subject: str, text: str, returned: bool) -> Verdict | None:
     """The verdict on a mail that is no bounce, else None."""
     fields = message.fields
-    if message.report_type == "disposition-notification":
-        return Verdict(NOBODY, "receipt", "a receipt, disposition-notification")
-    if message.report_type == "feedback-report":
+    written = automatic.kind(fields)
+    if written == RECEIPT:
+        return Verdict(NOBODY, "receipt", "a receipt, by its form or its heading")
+    if "feedback-report" in fields.get("content-type", "").lower():
         return Verdict(NOBODY, "notice", "a complaint, feedback-report")
     server = bool(DAEMON.search(fields.get("from", "")))
     null = fields.get("return-path", "").strip() == "<>"
@@ -113,41 +110,17 @@ def _about_nobody(message: Part, subject: str, text: str, returned: bool) -> Ver
         return Verdict(NOBODY, "receipt", "a delivery, in words")
     if "x-failed-recipients" in fields or (server and codes):
         return None
-    answer, failed = ANSWER.search(subject), FAILED.search(subject)
-    if CHALLENGE.search(f"{subject} {text}"):
+    if automatic.is_challenge(f"{subject} {text}"):
         return Verdict(NOBODY, "notice", "a challenge to its sender")
-    if server and not answer and (failed or FAILED_TEXT.search(text)):
+    # Not by its fields: a bounce may be marked as an automatic reply, too.
+    answer = automatic.told_by_subject(subject) == REPLY or quoting.is_answer(subject)
+    failed = FAILED.search(subject)
+    # Programs without a name for themselves must bring the mail back, or the words of a server.
+    if not answer and (failed or FAILED_TEXT.search(text)) and (server or returned or (null and failed and codes)):
         return None
-    # Programs without a name for themselves: they must bring the mail back, or the words of a server.
-    if not answer and (failed or FAILED_TEXT.search(text)) and (returned or (null and failed and codes)):
-        return None
-    if answer or _automatic(fields):
+    if answer or written == REPLY:
         return Verdict(NOBODY, "reply", "an answer, by its heading or its fields")
     return Verdict(NOBODY, "notice", "no mail server says that a delivery failed")
-
-
-def _automatic(fields: dict[str, str]) -> bool:
-    """Whether a mail says that a program wrote it (RFC 3834, and what came before it)."""
-    submitted = fields.get("auto-submitted", "no").strip().lower()
-    precedence = fields.get("precedence", "").strip().lower()
-    suppress = fields.get("x-auto-response-suppress", "")
-    named = any(name in fields for name in AUTOMATIC_FIELDS)
-    return not submitted.startswith("no") or precedence in ("auto_reply", "junk", "bulk") or bool(suppress) or named
-
-
-def _words(subject: str) -> str:
-    """A Subject with its encoded words undone (RFC 2047)."""
-    if "=?" not in subject:
-        try:
-            return subject.encode("latin-1").decode()
-        except UnicodeError:
-            return subject
-    from email.header import decode_header, make_header
-
-    try:
-        return str(make_header(decode_header(subject)))
-    except (ValueError, LookupError, UnicodeError):
-        return subject
 
 
 def _sender(fields: dict[str, str]) -> str:

@@ -54,26 +54,6 @@ SUCCEEDED = r"""
 erfolgreich zugestellt | lesebestätigung | read receipt | \bread: | gelesen: | accusé de (?:réception|lecture)
 """
 
-# Prove that you are a person, then it will be delivered (Subject and text).
-CHALLENGES = r"""
-confirm (?:that )?you | verify (?:that )?you | challenge.?response | one-?time (?:confirmation|verification)
-boxbe | spam ?arrest | to (?:my|our|the) (?:white|guest|approved).?list | awaiting (?:your )?confirmation
-"""
-
-# An answer, by a program or a person (Subject). What is not recognized is a notice, and counts as little.
-ANSWERS = r"""
-^\s*(?:re|aw|sv|vs|antw|odp|rif|vá|ynt|resp|automatic|auto)\s*: | out of (?:the )?office | \booo\b
-auto(?:matic|mated)?.?(?:reply|response|respon) | vacation | on holiday | away from | absence | on leave
-abwesen | urlaub | automatische antwort | nicht im (?:büro|haus) | nicht mehr (?:im|bei|für)
-réponse automatique | absent | congés? | en vacances | risposta automatica | fuori (?:sede|ufficio) | assenza | ferie
-respuesta autom | ausen | vacaciones | resposta autom | férias | afwezig | automatisch antwoord | vakantie
-autosvar | frånvar | semester | fravær | automaattinen | poissa | lomalla
-autoodpowied | nieobecn | urlop | automatická odpov | nepřítom | dovolen | odsutn | neprítom | neprisot
-automatikus válasz | szabads | răspuns automat | concediu | автоматичен | отсъств | автоответ | отпуск
-автоматическ | автоматичн | відповідь | відпустк | αυτόματη | απουσία | otomatik | avtomats | odgovor
-atostog | automatinis | automātisk | atvaļinājum | puhkus | automaatvastus | sjálfvirkt
-"""
-
 
 def compiled(table: str) -> re.Pattern[str]:
     """One pattern of a table's expressions."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from civicrm_tools.mail import bounce_text, parts, verdict
+from civicrm_tools.mail import automatic, bounce_text, parts, verdict
 from civicrm_tools.mail.addresses import Address, Verb
 from civicrm_tools.mail.bounce_text import Told
-from civicrm_tools.mail.parts import Part
+from civicrm_tools.mail.parts import Part, as_read
 from civicrm_tools.mail.return_path import Site
 from civicrm_tools.mail.verdict import ADDRESS, NOBODY, Verdict
 
@@ -61,17 +61,17 @@ def read(raw: bytes, site: Site) -> Bounce | None:
 
     Of several recipients the first failed one counts: CiviMail sends to one person at a time.
     """
-    message = parts.read(raw[:HEAD_BYTES].replace(b"\r\n", b"\n"))
+    message = parts.read(raw[:HEAD_BYTES])
     address = delivered_to(message, site)
     if address is None:
         return None
-    found = list(parts.leaves(message))
+    found = list(parts.cut(message))
     readable = next((part for part in found if part.kind.startswith("text/")), None)
     # Of a report that lost its boundaries all is text.
-    whole = readable if found else message
-    text = whole.decoded(TEXT_LIMIT) if whole else ""
+    whole = message if message.kind.startswith("multipart/") and not message.opened else readable
+    text = as_read(whole.text(TEXT_LIMIT)).replace("\r\n", "\n") if whole else ""
     report = next((part for part in found if part.kind in STATUS_KINDS), None)
-    fields = report.decoded(HEAD_BYTES) if report else _loose(message)
+    fields = as_read(report.text()) if report else _loose(message)
     groups = _groups(fields) if fields else []
     told = [group for group in groups if group.get("action") or group.get("status")]
     if not told:
@@ -86,7 +86,7 @@ def _loose(message: Part) -> str:
     """The fields of a report that lost its boundaries on the way, or stands in a text."""
     if not message.kind.startswith("multipart/report"):
         return ""
-    body = message.body.decode("latin-1")
+    body = message.text()
     return body[found.start() :] if (found := LOOSE.search(body)) else ""
 
 
@@ -141,7 +141,7 @@ def _from_report(
 def _second(first: Verdict, text: str, status: str, host: str, phase: str) -> Verdict:
     """The human's part of a report whose fields say nothing, if that says something."""
     found = verdict.judge(bounce_text.essence(text), status=status, host=host, phase=phase)
-    if found.vague and bounce_text.CHALLENGE.search(text):
+    if found.vague and automatic.is_challenge(text):
         return Verdict(NOBODY, "notice", "a challenge to its sender")
     return first if found.vague else found
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import html
-import quopri
 import re
 import time
 from collections.abc import Iterator
@@ -20,11 +19,11 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import unquote
 
-from civicrm_tools.mail import automatic, feedback_types, quoting
+from civicrm_tools.mail import automatic, feedback_types, parts, quoting
 from civicrm_tools.mail.addresses import Address
 from civicrm_tools.mail.feedback_types import ACT, SHOW
 from civicrm_tools.mail.maildir import READ_LIMIT
-from civicrm_tools.mail.pieces import MESSAGES, Piece, cut
+from civicrm_tools.mail.parts import MESSAGES, Part, decoded
 from civicrm_tools.mail.provider_table import DEFAULT
 from civicrm_tools.mail.return_path import Settings, Site
 
@@ -39,6 +38,10 @@ BEFORE_MESSAGE_ID = re.compile(r"[ \t>|*]{0,40}(?:(?:X|Original)-)?", re.IGNOREC
 DSN_LINE = re.compile(r"^[ \t>|]{0,40}(Final-Recipient|Action|Diagnostic-Code)[ \t]*:", re.IGNORECASE | re.MULTILINE)
 # Programs that return mail in their own words (qmail, Exim, old Exchange), by author or subject.
 RETURNS = re.compile(r"mailer-daemon|mail delivery (?:failed|failure|status|sub)|undeliver|failure notice|unzustellbar")
+# What a forwarded message is opened for: a report that somebody passed on. The first letter is found fast.
+PASSED_ON = re.compile(
+    rb"/(?i:(?<=message/)(?:feedback-report|(?:global-)?(?:delivery-status|disposition-notification)))"
+)
 HEADERS = ("text/rfc822-headers", "message/rfc822-headers")
 TOP_HEADERS = frozenset({"return-path", "received", "list-unsubscribe", "x-civimail-bounce", "precedence", "job_id"})
 
@@ -133,7 +136,7 @@ class Report:
 class Contents:
     """A message taken apart: its own header, and the texts of reports, of the reported mail, and of people."""
 
-    top: Piece
+    top: Part
     feedback: list[str] = field(default_factory=list)
     originals: list[str] = field(default_factory=list)
     # Text, and whether it is HTML.
@@ -208,23 +211,22 @@ def identity(raw: bytes) -> str:
 
 
 def _contents(raw: bytes) -> Contents:
-    pieces = cut(raw)
-    found = Contents(top := next(pieces))
+    found = Contents(top := parts.read(raw))
     found.direct = "feedback-report" in top.fields.get("content-type", "").lower()
-    for piece in (top, *pieces):
-        kind = piece.kind
+    for part in parts.cut(top, inside=PASSED_ON):
+        kind = part.kind
         if kind in ("message/delivery-status", "message/global-delivery-status"):
             found.delivery = True
         elif kind == "message/feedback-report":
-            found.feedback.append(piece.text())
-            found.direct |= piece.depth <= 1
-        elif piece.opened:
+            found.feedback.append(part.text())
+            found.direct |= part.depth <= 1
+        elif part.opened:
             continue
         elif kind in HEADERS or kind in MESSAGES:
-            found.originals.append(piece.text())
-        elif kind.startswith(("text/", "multipart/")) or piece is top:
-            found.texts.append((piece.text(), kind == "text/html"))
-        elif kind == "application/octet-stream" and quoting.BLOCK.match((text := piece.text())[:200].lower()):
+            found.originals.append(part.text())
+        elif kind.startswith(("text/", "multipart/")) or part is top:
+            found.texts.append((part.text(), kind == "text/html"))
+        elif kind == "application/octet-stream" and quoting.BLOCK.match((text := part.text())[:200].lower()):
             found.originals.append(text)
     return found
 
@@ -272,7 +274,7 @@ def _in_text(contents: Contents, settings: Settings, report: Report, answer: boo
 def variants(text: str) -> Iterator[str]:
     """The text as it was before encodings that do not belong there: quoted-printable, URL, HTML."""
     if "=" in text and re.search(r"=(?:\r?\n|[0-9A-F]{2})", text):
-        yield quopri.decodestring(text.encode("latin-1", "replace")).decode("latin-1")
+        yield decoded(text.encode("latin-1", "replace"), "quoted-printable").decode("latin-1")
     if "%" in text and re.search(r"%[0-9A-Fa-f]{2}", text):
         yield unquote(text, "latin-1")
     if "&" in text and ";" in text:

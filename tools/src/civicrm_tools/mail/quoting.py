@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 
 from civicrm_tools.mail.automatic import bare, plain
+from civicrm_tools.mail.parts import as_read
 
 # What a quoted header says first on its lines: the words of Outlook and webmail for From, Sent, To and Subject.
 LABELS = {
@@ -57,8 +57,7 @@ def is_answer(subject: str, in_reply_to: str = "") -> bool:
 
 def style(text: str, html: bool = False) -> str:
     """Return how a text quotes: headers (nothing else), inline (a quoted header), reply (an attribution) or mention."""
-    with suppress(UnicodeError):
-        text = text.encode("latin-1").decode()
+    text = as_read(text)
     if html:
         text = TAGS.sub("", BREAKS.sub("\n", text)).replace("&nbsp;", " ")
     elif all(FIELD_OR_BLANK.fullmatch(line) for line in text.split("\n")):

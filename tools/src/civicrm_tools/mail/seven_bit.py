@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from civicrm_tools.mail import mime
+from civicrm_tools.mail.parts import decoded
 
 # RFC 5322, 2.1.1, without CR LF.
 LIMIT = 998
@@ -90,7 +90,7 @@ def rewritten(content_type: bytes, encoding: bytes, body: bytes, depth: int = 0)
         return label, body
     if encoding == b"base64" and body.isascii():
         return encoding, wrapped(b"".join(body.split()))
-    return encoded(kind, mime.decoded(body, encoding.decode("latin-1")))
+    return encoded(kind, decoded(body, encoding.decode("latin-1")))
 
 
 def multipart(boundary: bytes, body: bytes, depth: int) -> bytes:

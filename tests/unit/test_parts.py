@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import time
 from email.message import EmailMessage
 
@@ -11,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reports import arf, newsletter
 
-from civicrm_tools.mail.pieces import PIECES_LIMIT, cut
+from civicrm_tools.mail.feedback import PASSED_ON
+from civicrm_tools.mail.parts import PARTS_LIMIT, cut, decoded, read
 
 
-def shown(raw: bytes) -> list[tuple[str, str]]:
-    """(type, text) of each piece that nothing was taken out of."""
-    return [(piece.kind, piece.text().strip()) for piece in cut(raw) if not piece.opened]
+def shown(raw: bytes, inside: re.Pattern[bytes] | None = None) -> list[tuple[str, str]]:
+    """(type, text) of each part that nothing was taken out of."""
+    return [(part.kind, part.text().strip()) for part in cut(read(raw), inside) if not part.opened]
 
 
 def mixed(*parts: str, boundary: str = "b", end: str = "--b--\nepilogue\n--b\n\nno part\n") -> bytes:
@@ -33,6 +35,12 @@ CASES = {
         ["one", "two", "three"],
     ),
     "a line that only begins like a boundary": (mixed("\none\n--bees\nmore"), ["one\n--bees\nmore"]),
+    "another boundary than it announces": (
+        mixed("\none", "\ntwo", boundary="cut", end="--cut--\n").replace(b'"cut"', b'"other"'),
+        ["one", "two"],
+    ),
+    "no boundary announced": (mixed("\none", boundary="cut", end="--cut--\n").replace(b'"cut"', b'""'), ["one"]),
+    "a blank before a field's colon": (mixed("Content-Type : text/html\n\none"), ["one"]),
     "no boundary at all": (b"Content-Type: multipart/mixed\n\n--b\n\none\n", ["--b\n\none"]),
     "a boundary that never comes": (mixed(boundary="x", end="text\n"), ["preamble\ntext"]),
     "an empty line first, as mail exports have it": (b"\n" + mixed("\none"), ["one"]),
@@ -69,16 +77,19 @@ def test_as_the_library_writes_it():
 
 
 @pytest.mark.parametrize("encoding", ["", "base64"])
-def test_a_message_in_a_part_is_opened_for_a_report_only(encoding):
-    """The returned newsletter is one text; a report that somebody passed on is taken apart."""
+def test_a_message_in_a_part_is_opened_for_what_is_looked_for_only(encoding):
+    """The returned newsletter is one text; a report that somebody passed on is taken apart for who reads complaints."""
 
-    def forwarded(message: bytes) -> list[str]:
+    def forwarded(message: bytes, inside: re.Pattern[bytes] | None = PASSED_ON) -> list[str]:
         text = base64.encodebytes(message).decode() if encoding else message.decode()
         part = f"Content-Type: message/rfc822\nContent-Transfer-Encoding: {encoding or '8bit'}\n\n{text}"
-        return [kind for kind, _ in shown(mixed(part))]
+        return [kind for kind, _ in shown(mixed(part), inside)]
 
     assert forwarded(newsletter().encode()) == ["message/rfc822"]
+    assert forwarded(arf(newsletter()), inside=None) == ["message/rfc822"]
     if not encoding:
+        upper = arf(newsletter()).replace(b"message/feedback", b"MESSAGE/Feedback")
+        assert forwarded(upper) == ["text/plain", "message/feedback-report", "message/rfc822"]
         assert forwarded(arf(newsletter())) == ["text/plain", "message/feedback-report", "message/rfc822"]
 
 
@@ -95,13 +106,25 @@ HARD = {
 @pytest.mark.parametrize("what", HARD)
 def test_hostile_structures_cost_little(what):
     begin = time.process_time()
-    assert 1 <= len(list(cut(HARD[what]))) <= PIECES_LIMIT
+    assert 1 <= len(list(cut(read(HARD[what])))) <= PARTS_LIMIT
     assert time.process_time() - begin < 2
 
 
 @given(st.binary(max_size=500), st.integers(0, 3))
 def test_whatever_comes_it_never_raises(noise, times):
     raw = mixed(*[noise.decode("latin-1")] * times) + noise
-    for piece in cut(raw):
-        assert isinstance(piece.text(), str)
-        assert piece.fields is not None
+    for part in cut(read(raw)):
+        assert isinstance(part.text(), str)
+        assert part.fields is not None
+
+
+@given(st.binary(max_size=200), st.integers(0, 300))
+def test_base64_that_was_cut_off_keeps_its_beginning(content, place):
+    letters = base64.encodebytes(content)[:place]
+    whole = len(letters.replace(b"\n", b"").rstrip(b"=")) * 6 // 8
+    assert decoded(letters, "base64") == content[:whole]
+
+
+def test_text_behind_the_end_of_base64_is_not_taken_for_more_of_it():
+    """A list adds its footer to an encoded part."""
+    assert decoded(base64.encodebytes(b"one!") + b"\n__\nfooter\n", "base64") == b"one!"
