@@ -40,7 +40,7 @@ CASES = {
         ["one", "two"],
     ),
     "no boundary announced": (mixed("\none", boundary="cut", end="--cut--\n").replace(b'"cut"', b'""'), ["one"]),
-    "a blank before a field's colon": (mixed("Content-Type : text/html\n\none"), ["one"]),
+    "a blank before a field's colon": (mixed("Content-Transfer-Encoding : base64\n\nb25l"), ["one"]),
     "no boundary at all": (b"Content-Type: multipart/mixed\n\n--b\n\none\n", ["--b\n\none"]),
     "a boundary that never comes": (mixed(boundary="x", end="text\n"), ["preamble\ntext"]),
     "an empty line first, as mail exports have it": (b"\n" + mixed("\none"), ["one"]),

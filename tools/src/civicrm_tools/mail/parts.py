@@ -168,7 +168,9 @@ def cut(whole: Part, inside: re.Pattern[bytes] | None = None) -> Iterator[Part]:
     while waiting and seen < PARTS_LIMIT:
         part = waiting.pop()
         seen += 1
-        if part.kind not in MESSAGES or (inside and inside.search(part.raw, part.body, part.end)):
+        kind = part.kind
+        passed_on = kind in MESSAGES and inside and inside.search(part.raw, part.body, part.end)
+        if passed_on or kind.startswith("multipart/"):
             children = part.children()
             part.opened = bool(children)
             waiting += reversed(children)
