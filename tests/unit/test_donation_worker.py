@@ -7,6 +7,7 @@ import json
 import os
 import pwd
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -451,6 +452,23 @@ def test_in_a_full_redis_one_refused_job_does_not_hold_up_the_others(tmp_path, r
     eventually(lambda: redis.list(QUEUE) == ["no job"])
     redis.full(False)
     eventually(lambda: redis.list(DEAD) and idle(redis))
+
+
+def test_a_full_redis_without_work_is_left_in_peace(redis, worker):
+    """Another site's queue has filled it: this worker asks now and then, not as fast as it can."""
+    redis.fill("donations:another", [job()])
+    redis.full(True)
+    worker()
+
+    def asked() -> int:
+        found = re.search(r"cmdstat_lrange:calls=(\d+)", redis.client.call("INFO", "commandstats"))
+        return int(found[1]) if found else 0
+
+    redis.client.call("CONFIG", "RESETSTAT")
+    eventually(lambda: asked() > 1)
+    before = asked()
+    time.sleep(0.5)
+    assert asked() - before < 10
 
 
 def test_another_list_of_campaigns_is_reported_and_the_donation_taken(tmp_path, redis, worker):
