@@ -9,6 +9,7 @@ have to find the same.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib.util
 import json
 import os
@@ -64,7 +65,8 @@ import importlib, sys
 from pathlib import Path
 library, package, folder = sys.argv[1:]
 sys.path.insert(0, library)
-importlib.import_module(f"{package}.config").FOLDER = Path(folder)
+config = importlib.import_module(f"{package}.config")
+config.DIRECTORY = config.FOLDER = Path(folder)  # the older build has the latter
 sys.exit(importlib.import_module(f"{package}.worker").main(["bench"]))
 """
 # A CiviCRM that knows everybody and answers at once, to whichever build asks.
@@ -242,18 +244,17 @@ def donation(n: int) -> str:
 
 
 def donations(pair: dict[str, Build], work: Path, count: int) -> Compared:
-    """Let the worker empty a queue into a CiviCRM that answers at once; both are fakes."""
-    fake = ROOT / "tests/unit/fakes/donations/redis_server.py"
-    spec = importlib.util.spec_from_file_location("redis_server", fake)
-    if spec is None or spec.loader is None:
-        sys.exit(f"bench: {fake} is missing")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """Let the worker empty a queue of Redis into a fake CiviCRM that answers at once."""
+    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tools" / "src")]
+    module = importlib.import_module("redis_server")
+    (work / "redis").mkdir()
+    user = {"name": "worker", "password_sha256": hashlib.sha256(b"pw").hexdigest(), "rules": "~donations:* +@all"}
+    redis = module.RedisServer(work / "redis", [user])
     (work / "api.py").write_text(API)
 
     def work_off(build: Build) -> tuple[float, Any]:
-        redis = module.FakeRedis()
-        redis.lists["donations:bench"] = [donation(n) for n in range(count)]
+        redis.reset()
+        redis.fill("donations:bench", [donation(n) for n in range(count)])
         settings = {
             "queue": "bench", "worker": "main", "user": me(), "enabled": True,
             "redis_host": "127.0.0.1", "redis_port": redis.port, "redis_user": "worker", "redis_password": "pw",
@@ -268,18 +269,21 @@ def donations(pair: dict[str, Build], work: Path, count: int) -> Compared:
         worker = subprocess.Popen(
             [sys.executable, "-I", "-c", WORKER, library, package, work], stdout=subprocess.DEVNULL
         )
-        done = redis.hashes["donations:bench:stats"]
+        done: dict[str, str] = {}
         try:
             while done.get("created") != str(count) and worker.poll() is None and time.perf_counter() < begin + LIMIT:
                 time.sleep(0.01)
+                done = redis.hash("donations:bench:stats")
             seconds = time.perf_counter() - begin
         finally:
             worker.terminate()
             worker.wait()
-            redis.stop()
         return seconds, {name: done.get(name) for name in ("created", "failures", "buried")}
 
-    base, now = best(pair, work_off)
+    try:
+        base, now = best(pair, work_off)
+    finally:
+        redis.stop()
     return Compared("`donation-worker`, donations", count / base, count / now, "/s", "at least 1")
 
 

@@ -33,6 +33,12 @@ for number in range(rounds):
 """
 
 
+def failed_daemons(host) -> list[str]:
+    """A job that a timer began while MariaDB was dead stays failed until the timer's next time."""
+    failed = host.check_output("systemctl list-units --failed --no-legend --plain | cut -d' ' -f1").split()
+    return [unit for unit in failed if host.check_output(f"systemctl show -p Type --value {unit}") != "oneshot"]
+
+
 @pytest.mark.mutates
 @pytest.mark.parametrize("name", ["crm_int", "crm_ext"])
 def test_a_killed_daemon_comes_back_again_and_again(name, request, eventually):
@@ -40,6 +46,5 @@ def test_a_killed_daemon_comes_back_again_and_again(name, request, eventually):
     host, units = request.getfixturevalue(name), INT if name == "crm_int" else EXT
     done = host.run("python3 -c %s " + f"{ROUNDS} {' '.join(units)}", KILL)
     assert done.rc == 0, done.stderr
-    failed = "systemctl list-units --failed --no-legend --plain"
-    assert eventually(lambda: host.run(failed).stdout == "", within=60)
+    assert eventually(lambda: failed_daemons(host) == [], within=60)
     assert eventually(lambda: host.run("systemctl is-active " + " ".join(units)).rc == 0, within=30)

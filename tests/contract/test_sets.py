@@ -77,6 +77,27 @@ def test_packages_are_installed_by_the_profiles():
             assert "ansible.builtin.apt:" not in path.read_text(), path
 
 
+@pytest.mark.parametrize("profile", ["civicrm_int", "civicrm_ext"])
+def test_a_profile_installs_the_packages_of_all_its_roles(profile):
+    """A host that had a package for another reason hides that nobody asks for it."""
+    imported = {
+        task["ansible.builtin.import_role"]["name"]
+        for path in TASKS
+        if path.parts[-3] == profile
+        for task in tasks_in(path)
+        if "ansible.builtin.import_role" in task
+    }
+    bring = {
+        role
+        for role in imported
+        for path in (ROOT / "roles" / role).glob("*/main.yml")
+        if f"\n{role}_packages:" in path.read_text()
+    }
+    installed = yaml.safe_load((ROOT / "roles" / profile / "vars/main.yml").read_text())[f"__{profile}_role_packages"]
+    assert len(bring) > 5
+    assert bring - set(installed) == set()
+
+
 def test_marks_name_units_that_some_set_brings():
     """A restart that a file asks for is done by the set that names the unit; nobody would do another."""
     named = {unit for _, one in sets() for unit in units_of(one)}

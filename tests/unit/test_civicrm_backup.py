@@ -1,4 +1,4 @@
-"""civicrm-backup with programs of its own on PATH: what is a snapshot, what is refused, what stays."""
+"""civicrm-backup with rsync, a MariaDB of files and an ssh to a directory: what is a snapshot, refused, kept."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from civicrm_tools.core import mariadb
 from civicrm_tools.core.mariadb import DumpInspector
 from civicrm_tools.host import backup as tool
 
-FAKES = Path(__file__).parent / "fakes" / "backup"
+FAKES = Path(__file__).parent / "fakes"
 CRM = "CREATE TABLE `a` (x);\nINSERT INTO `a` VALUES ('\u00e4');\nCREATE TABLE `b` (y);"
 STAGING = "CREATE TABLE `s` (z);"
 
@@ -53,12 +53,16 @@ def lab(tmp_path, monkeypatch):
     }
     config = tmp_path / "config.json"
     config.write_text(json.dumps(settings))
-    monkeypatch.setenv("PATH", f"{FAKES}:{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", f"{FAKES / 'backup'}:{FAKES / 'remote'}:{os.environ['PATH']}")
     monkeypatch.setenv("FAKE_SERVER", str(server))
     monkeypatch.setenv("FAKE_REMOTE", str(remote))
 
     def run(*arguments: str) -> int:
         return tool.main(["--config", str(config), *arguments])
+
+    def grow() -> None:
+        """More than goes through a line that breaks; it comes after the databases."""
+        (mail / "crm" / "new" / "2").write_bytes(os.urandom(100_000))
 
     def change(**values) -> None:
         config.write_text(json.dumps(settings | values))
@@ -82,6 +86,7 @@ def lab(tmp_path, monkeypatch):
         state=tmp_path / "state",
         config=config,
         run=run,
+        grow=grow,
         change=change,
         snapshots=snapshots,
         older=older,
@@ -206,9 +211,10 @@ def test_verify_refuses_a_dump_that_cannot_be_loaded(lab, capsys, monkeypatch, b
     assert f"database crm: {words[broken]}" in error and error.count("\n") == 1
 
 
-@pytest.mark.parametrize("fault", [{"FAKE_DUMP": "hang"}, {"FAKE_RSYNC": "hang"}], ids=["dumping", "sending"])
+@pytest.mark.parametrize("fault", [{"FAKE_DUMP": "hang"}, {"FAKE_SSH": "hang"}], ids=["dumping", "sending"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_midway_leaves_no_snapshot_and_the_next_run_cleans_up(lab, fault, number):
+    lab.grow()
     process = subprocess.Popen(
         [LAUNCHER, "civicrm-backup", "--config", lab.config, "run"],
         env=os.environ | fault,
@@ -235,7 +241,7 @@ def test_killed_midway_leaves_no_snapshot_and_the_next_run_cleans_up(lab, fault,
     assert lab.run("restore") == 1
 
     left = lab.snapshots(complete=False)
-    if "FAKE_RSYNC" in fault:
+    if "FAKE_SSH" in fault:
         assert len(left) == 1
     assert lab.run("run") == 0
     assert lab.snapshots() == lab.snapshots(complete=False)
@@ -247,11 +253,12 @@ def test_killed_midway_leaves_no_snapshot_and_the_next_run_cleans_up(lab, fault,
     [
         ({"FAKE_DUMP": "fail"}, "database crm: mariadb-dump ended with 3: mariadb-dump: Got error: 2013"),
         ({"FAKE_DUMP": "truncate"}, "database crm: mariadb-dump ended before its last line"),
-        ({"FAKE_RSYNC": "unreachable"}, "listing snapshots (2001:db8::13): rsync ended with 255: ssh: connect to"),
-        ({"FAKE_RSYNC": "fail"}, "sending the snapshot (2001:db8::13): rsync ended with 12"),
+        ({"FAKE_SSH": "unreachable"}, "listing snapshots (2001:db8::13): rsync ended with 255: ssh: connect to"),
+        ({"FAKE_SSH": "fail"}, "sending the snapshot (2001:db8::13): rsync ended with 12"),
     ],
 )
 def test_a_failure_is_one_line_that_names_it(lab, capsys, monkeypatch, fault, named):
+    lab.grow()
     for name, value in fault.items():
         monkeypatch.setenv(name, value)
     assert lab.run("run") == 1

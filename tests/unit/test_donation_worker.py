@@ -7,6 +7,7 @@ import json
 import os
 import pwd
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -16,13 +17,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from loading import ROOT, TOOLS, load
+from redis_server import RedisServer
 
 from civicrm_tools.donations import campaigns, civicrm, config, jobs, queue_tool, resp
 from civicrm_tools.donations import worker as worker_
 
 FAKES = ROOT / "tests/unit/fakes/donations"
-QUEUE = "donations:donate-api"
+QUEUE, USER = "donations:donate-api", "worker-donate-api"
 INFLIGHT, DELAYED, DEAD, STATS = (f"{QUEUE}:{part}" for part in ("inflight:main", "delayed", "dead", "stats"))
 
 # The command as its unit starts it, but for the directory of configurations and the patience.
@@ -47,11 +50,22 @@ def library() -> SimpleNamespace:
     )
 
 
-@pytest.fixture
-def redis():
-    server = load("tests/unit/fakes/donations/redis_server.py").FakeRedis()
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[RedisServer]:
+    """Its user may do what a worker may on int."""
+    rules = yaml.safe_load((ROOT / "roles/civicrm_int/vars/main.yml").read_text())["__civicrm_int_queue_worker"]
+    users = load("plugins/filter/donations.py").donation_redis_users
+    passwords = {"donate-api": {"writer": "another", "worker": "pw"}}
+    (user,) = [user for user in users(["donate-api"], passwords, "", rules) if user["name"] == USER]
+    server = RedisServer(tmp_path_factory.mktemp("redis"), [user])
     yield server
     server.stop()
+
+
+@pytest.fixture
+def redis(server: RedisServer) -> RedisServer:
+    server.reset()
+    return server
 
 
 @pytest.fixture
@@ -63,7 +77,7 @@ def settings(tmp_path: Path, redis) -> dict:
         "enabled": True,
         "redis_host": "127.0.0.1",
         "redis_port": redis.port,
-        "redis_user": "worker-donate-api",
+        "redis_user": USER,
         "redis_password": "pw",
         "api_command": [sys.executable, str(FAKES / "civicrm_api.py"), str(tmp_path)],
         "api_timeout_seconds": 2,
@@ -144,9 +158,10 @@ def eventually(probe: Callable[[], object], within: float = 20) -> None:
         time.sleep(0.02)
 
 
-def idle(redis) -> bool:
-    """Nothing waits, nothing is in hand, nothing is put off."""
-    return not (redis.lists[QUEUE] or redis.lists[INFLIGHT] or redis.zsets[DELAYED])
+def idle(redis: RedisServer) -> bool:
+    """Nothing waits, is in hand or put off, all at one moment. A script, as a full Redis takes no transaction."""
+    script = "return redis.call('LLEN', KEYS[1]) + redis.call('LLEN', KEYS[2]) + redis.call('ZCARD', KEYS[3])"
+    return redis.client.call("EVAL", script, 3, QUEUE, INFLIGHT, DELAYED) == 0
 
 
 def campaign(tmp_path: Path, *names: str) -> None:
@@ -157,7 +172,7 @@ def campaign(tmp_path: Path, *names: str) -> None:
 def test_a_donation_becomes_a_contribution_with_its_contact_and_campaign(tmp_path, redis, worker):
     """S13: all that the donor gave arrives, under the transaction id that makes it unique."""
     campaign(tmp_path, "general")
-    redis.lists[QUEUE] = [job()]
+    redis.fill(QUEUE, [job()])
     worker()
     eventually(lambda: idle(redis) and references(tmp_path))
     (contribution,), (contact,) = crm(tmp_path)["Contribution"], crm(tmp_path)["Contact"]
@@ -175,17 +190,17 @@ def test_a_donation_becomes_a_contribution_with_its_contact_and_campaign(tmp_pat
     }
     assert expected.items() <= contribution.items()
     assert (contact["first_name"], contact["email"]) == ("Ada", "ada1@example.org")
-    eventually(lambda: redis.hashes[STATS].get("created") == "1")
-    assert int(redis.hashes[STATS]["last_success"]) > time.time() - 60
+    eventually(lambda: redis.hash(STATS).get("created") == "1")
+    assert int(redis.hash(STATS)["last_success"]) > time.time() - 60
 
 
 def test_the_same_donation_twice_is_recorded_once(tmp_path, redis, worker):
     """Intake hands over at least once; the queue may hold the same payment several times."""
-    redis.lists[QUEUE] = [job(), job(), job(id="another-id")]
+    redis.fill(QUEUE, [job(), job(), job(id="another-id")])
     worker()
-    eventually(lambda: redis.hashes[STATS].get("duplicates") == "2")
+    eventually(lambda: redis.hash(STATS).get("duplicates") == "2")
     assert references(tmp_path) == ["donation:ch_1"]
-    assert redis.lists[DEAD] == []
+    assert redis.list(DEAD) == []
 
 
 def test_an_e_mail_address_is_one_contact_and_the_same_name_comes_first(tmp_path, redis, worker):
@@ -195,10 +210,13 @@ def test_an_e_mail_address_is_one_contact_and_the_same_name_comes_first(tmp_path
         {"id": "2", "first_name": "Ada", "last_name": "Lovelace", "email": "home@example.org"},
     ]
     (tmp_path / "civicrm.json").write_text(json.dumps({"Contact": contacts, "Contribution": [], "Campaign": []}))
-    redis.lists[QUEUE] = [
-        job(2, contact={"email": "HOME@example.org", "first_name": "ada"}),
-        job(1, contact={"email": "home@example.org", "first_name": "Someone"}),
-    ]
+    redis.fill(
+        QUEUE,
+        [
+            job(2, contact={"email": "HOME@example.org", "first_name": "ada"}),
+            job(1, contact={"email": "home@example.org", "first_name": "Someone"}),
+        ],
+    )
     worker()
     eventually(lambda: len(references(tmp_path)) == 2 and idle(redis))
     assert [row["contact_id"] for row in crm(tmp_path)["Contribution"]] == ["1", "2"]
@@ -207,23 +225,26 @@ def test_an_e_mail_address_is_one_contact_and_the_same_name_comes_first(tmp_path
 
 def test_a_payment_with_other_figures_goes_to_a_person(tmp_path, redis, worker):
     """Neither recorded twice nor silently taken for the first: the same reference with another amount is a mistake."""
-    redis.lists[QUEUE] = [job(id="second", donation={"amount": "26.00"}), job(id="first")]
+    redis.fill(QUEUE, [job(id="second", donation={"amount": "26.00"}), job(id="first")])
     worker()
-    eventually(lambda: redis.lists[DEAD] and idle(redis))
+    eventually(lambda: redis.list(DEAD) and idle(redis))
     assert references(tmp_path) == ["donation:ch_1"]
-    assert json.loads(redis.lists[DEAD][0])["id"] == "second"
+    assert json.loads(redis.list(DEAD)[0])["id"] == "second"
 
 
 def test_references_that_differ_in_case_only_are_not_the_same_payment(tmp_path, redis, worker):
     """The database ignores case, payment providers do not: the second must not vanish as a duplicate."""
-    redis.lists[QUEUE] = [
-        job(2, donation={"payment_reference": "ch_abc"}),
-        job(1, donation={"payment_reference": "ch_ABC"}),
-    ]
+    redis.fill(
+        QUEUE,
+        [
+            job(2, donation={"payment_reference": "ch_abc"}),
+            job(1, donation={"payment_reference": "ch_ABC"}),
+        ],
+    )
     worker()
-    eventually(lambda: redis.lists[DEAD] and idle(redis))
+    eventually(lambda: redis.list(DEAD) and idle(redis))
     assert references(tmp_path) == ["donation:ch_ABC"]
-    assert json.loads(redis.lists[DEAD][0])["donation"]["payment_reference"] == "ch_abc"
+    assert json.loads(redis.list(DEAD)[0])["donation"]["payment_reference"] == "ch_abc"
 
 
 ADDRESS = {"street_address": "1 Example Street", "city": "Exampleton"}
@@ -232,13 +253,13 @@ ADDRESS = {"street_address": "1 Example Street", "city": "Exampleton"}
 @pytest.mark.parametrize("address", [{}, {"address": ADDRESS}], ids=["country alone", "address"])
 def test_a_country_that_civicrm_refuses_costs_neither_donation_nor_address(tmp_path, redis, worker, address):
     """The whole address was dropped without a word."""
-    redis.lists[QUEUE] = [job(contact={"country": "ZZ"} | address)]
+    redis.fill(QUEUE, [job(contact={"country": "ZZ"} | address)])
     worker()
     eventually(lambda: references(tmp_path) == ["donation:ch_1"] and idle(redis))
-    assert redis.lists[DEAD] == []
+    assert redis.list(DEAD) == []
     kept = crm(tmp_path).get("Address", [])
     assert [row["city"] for row in kept] == (["Exampleton"] if address else [])
-    assert redis.hashes[STATS]["addresses_refused"] == "1"
+    assert redis.hash(STATS)["addresses_refused"] == "1"
     assert "id-1 has an address or a country that CiviCRM refused" in (tmp_path / "worker.log").read_text()
 
 
@@ -246,17 +267,28 @@ def test_a_country_that_civicrm_refuses_costs_neither_donation_nor_address(tmp_p
 def test_a_person_called_null_keeps_the_name(tmp_path, redis, worker, word):
     """CiviCRM takes the word for no value, in any spelling but one."""
     address = {"street_address": "1 Example Street", "city": word}
-    redis.lists[QUEUE] = [job(contact={"last_name": word, "address": address, "country": "DE"})]
+    redis.fill(QUEUE, [job(contact={"last_name": word, "address": address, "country": "DE"})])
     worker()
     eventually(lambda: references(tmp_path) == ["donation:ch_1"] and idle(redis))
     (contact,), (kept,) = crm(tmp_path)["Contact"], crm(tmp_path)["Address"]
     assert (contact["last_name"], kept["city"], kept["country_id"]) == ("Null", "Null", "DE")
-    assert "addresses_refused" not in redis.hashes[STATS]
+    assert "addresses_refused" not in redis.hash(STATS)
+
+
+def test_letters_of_any_language_arrive_as_another_client_wrote_them(tmp_path, redis, worker):
+    text = json.dumps(json.loads(job(contact={"first_name": "Zo\u00eb", "last_name": "\u0141"})), ensure_ascii=False)
+    command = ["redis-cli", "-x", "-p", str(redis.port), "--user", USER, "LPUSH", QUEUE]
+    environment = os.environ | {"REDISCLI_AUTH": "pw"}
+    subprocess.run(command, input=text.encode(), env=environment, check=True, stdout=subprocess.DEVNULL)
+    worker()
+    eventually(lambda: references(tmp_path) and idle(redis))
+    (contact,) = crm(tmp_path)["Contact"]
+    assert (contact["first_name"], contact["last_name"]) == ("Zo\u00eb", "\u0141")
 
 
 def test_one_name_is_a_contact_and_is_found_again(tmp_path, redis, worker):
     mononym = {"first_name": "", "last_name": "Sukarno", "email": "s@example.org"}
-    redis.lists[QUEUE] = [job(2, contact=mononym), job(1, contact=mononym)]
+    redis.fill(QUEUE, [job(2, contact=mononym), job(1, contact=mononym)])
     worker()
     eventually(lambda: len(references(tmp_path)) == 2 and idle(redis))
     (contact,) = crm(tmp_path)["Contact"]
@@ -270,10 +302,13 @@ def test_an_international_domain_is_the_contact_that_has_it_in_letters(tmp_path,
         {"id": "2", "first_name": "Ada", "last_name": "Lovelace", "email": "ada@b\u00fccher.example"},
     ]
     (tmp_path / "civicrm.json").write_text(json.dumps({"Contact": contacts, "Contribution": [], "Campaign": []}))
-    redis.lists[QUEUE] = [
-        job(2, contact={"email": "j\u00f6rg@bucher.example"}),
-        job(1, contact={"email": "ada@xn--bcher-kva.example"}),
-    ]
+    redis.fill(
+        QUEUE,
+        [
+            job(2, contact={"email": "j\u00f6rg@bucher.example"}),
+            job(1, contact={"email": "ada@xn--bcher-kva.example"}),
+        ],
+    )
     worker()
     eventually(lambda: len(references(tmp_path)) == 2 and idle(redis))
     assert [row["contact_id"] for row in crm(tmp_path)["Contribution"]] == ["2", "3"]
@@ -281,7 +316,7 @@ def test_an_international_domain_is_the_contact_that_has_it_in_letters(tmp_path,
 
 def test_test_sites_make_test_contributions(tmp_path, redis, worker):
     """Whether the API site or the queue says so."""
-    redis.lists[QUEUE] = [job(1, test=True)]
+    redis.fill(QUEUE, [job(1, test=True)])
     worker(test=False)
     eventually(lambda: len(references(tmp_path)) == 1)
     assert crm(tmp_path)["Contribution"][0]["is_test"] == "1"
@@ -291,7 +326,7 @@ def test_killed_in_the_middle_of_any_job_nothing_is_lost_and_nothing_is_twice(tm
     """N15: SIGKILL again and again while jobs run; all are recorded, each once."""
     (tmp_path / "slow").touch()
     wanted = [f"donation:ch_{n}" for n in range(40)]
-    redis.lists[QUEUE] = [job(n) for n in range(40)]
+    redis.fill(QUEUE, [job(n) for n in range(40)])
     chance = random.Random(1)  # noqa: S311
     kills = 0
     while not idle(redis):
@@ -305,12 +340,12 @@ def test_killed_in_the_middle_of_any_job_nothing_is_lost_and_nothing_is_twice(tm
         assert kills < 40
     assert kills > 4
     assert sorted(references(tmp_path)) == sorted(wanted)
-    assert redis.lists[DEAD] == []
+    assert redis.list(DEAD) == []
 
 
 def test_what_a_killed_worker_had_in_hand_comes_first(tmp_path, redis, worker):
-    redis.lists[INFLIGHT] = [job(1)]
-    redis.lists[QUEUE] = [job(2)]
+    redis.fill(INFLIGHT, [job(1)])
+    redis.fill(QUEUE, [job(2)])
     worker()
     eventually(lambda: len(references(tmp_path)) == 2 and idle(redis))
     assert references(tmp_path) == ["donation:ch_1", "donation:ch_2"]
@@ -319,35 +354,35 @@ def test_what_a_killed_worker_had_in_hand_comes_first(tmp_path, redis, worker):
 def test_redis_that_goes_away_while_jobs_run_loses_nothing(tmp_path, redis, worker):
     """N15: whether an answer was lost before or after the command, is unknown; both must be right."""
     wanted = sorted(f"donation:ch_{n}" for n in range(40))
-    redis.lists[QUEUE] = [job(n) for n in range(40)]
+    redis.fill(QUEUE, [job(n) for n in range(40)])
     worker()
     for number in (5, 15, 25):
         eventually(lambda n=number: len(references(tmp_path)) >= n)
-        redis.drop_connections()
+        redis.crash()
     eventually(lambda: idle(redis) and len(references(tmp_path)) == 40)
     assert sorted(references(tmp_path)) == wanted
-    assert redis.lists[DEAD] == []
+    assert redis.list(DEAD) == []
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_civicrm_that_dies_in_a_call_costs_no_donation(tmp_path, redis, worker, when):
     """After it was stored the contribution is found; before, it is tried again."""
     (tmp_path / "die").write_text(when)
-    redis.lists[QUEUE] = [job()]
+    redis.fill(QUEUE, [job()])
     worker(retry_seconds=1, tries_max=2 if when == "before" else 1)
-    eventually(lambda: redis.zsets[DELAYED] or redis.hashes[STATS].get("duplicates"))
+    eventually(lambda: redis.sorted_set(DELAYED) or redis.hash(STATS).get("duplicates"))
     (tmp_path / "die").unlink()
     eventually(lambda: idle(redis) and references(tmp_path) == ["donation:ch_1"])
-    assert redis.lists[DEAD] == []
+    assert redis.list(DEAD) == []
 
 
 def test_while_civicrm_is_away_everything_waits_and_nothing_is_buried(tmp_path, redis, worker):
     """An outage of hours is not the donations' fault: it must not use up their tries."""
     (tmp_path / "down").touch()
-    redis.lists[QUEUE] = [job(2), job(1)]
+    redis.fill(QUEUE, [job(2), job(1)])
     worker(tries_max=1)
     eventually(lambda: (tmp_path / "worker.log").read_text().count("cannot connect to the database") >= 3)
-    assert redis.lists[DEAD] == []
+    assert redis.list(DEAD) == []
     (tmp_path / "down").unlink()
     eventually(lambda: idle(redis) and len(references(tmp_path)) == 2)
 
@@ -355,26 +390,26 @@ def test_while_civicrm_is_away_everything_waits_and_nothing_is_buried(tmp_path, 
 def test_one_job_that_kills_or_blocks_civicrm_does_not_hold_up_the_others(tmp_path, redis, worker):
     """A donation that CiviCRM cannot digest becomes a dead letter; those behind it are recorded."""
     (tmp_path / "mute").touch()
-    redis.lists[QUEUE] = [job()]
+    redis.fill(QUEUE, [job()])
     worker(api_timeout_seconds=0.5)
-    eventually(lambda: redis.lists[DEAD])
+    eventually(lambda: redis.list(DEAD))
     (tmp_path / "mute").unlink()
-    redis.lists[QUEUE] = [job(2)]
+    redis.fill(QUEUE, [job(2)])
     eventually(lambda: references(tmp_path) == ["donation:ch_2"])
-    assert json.loads(redis.lists[DEAD][0])["tries"] == 3
+    assert json.loads(redis.list(DEAD)[0])["tries"] == 3
 
 
 def test_a_refused_donation_is_tried_again_then_kept_with_the_reason(tmp_path, redis, worker, library):
     """The reason may quote the donor: it is in the dead letter, and not in the log."""
     (tmp_path / "refuse").write_text("ada1@example.org is not to your liking")
-    redis.lists[QUEUE] = [job()]
+    redis.fill(QUEUE, [job()])
     worker()
-    eventually(lambda: redis.lists[DEAD] and idle(redis))
-    letter = json.loads(redis.lists[DEAD][0])
+    eventually(lambda: redis.list(DEAD) and idle(redis))
+    letter = json.loads(redis.list(DEAD)[0])
     assert (letter["id"], letter["tries"]) == ("id-1", 3)
     assert "not to your liking" in letter["reason"]
-    assert redis.hashes[STATS]["failures"] == "2"
-    assert redis.hashes[STATS]["buried"] == "1"
+    assert redis.hash(STATS)["failures"] == "2"
+    assert redis.hash(STATS)["buried"] == "1"
     log = (tmp_path / "worker.log").read_text()
     assert "id-1" in log
     for private in ("ada1@example.org", "Lovelace", "25.00", "ch_1"):
@@ -382,10 +417,10 @@ def test_a_refused_donation_is_tried_again_then_kept_with_the_reason(tmp_path, r
 
     # A person sets it right and sends it on its way.
     (tmp_path / "refuse").unlink()
-    queue = library.jobs.Queue(library.resp.Redis("127.0.0.1", redis.port, "x", "pw"), "donate-api", "main")
+    queue = library.jobs.Queue(library.resp.Redis("127.0.0.1", redis.port, USER, "pw"), "donate-api", "main")
     assert library.queue_tool.decide(queue, "id-1", library.queue_tool.retry) == ["id-1"]
     eventually(lambda: references(tmp_path) == ["donation:ch_1"] and idle(redis))
-    assert redis.lists[DEAD] == []
+    assert redis.list(DEAD) == []
 
 
 @pytest.mark.parametrize(
@@ -394,46 +429,63 @@ def test_a_refused_donation_is_tried_again_then_kept_with_the_reason(tmp_path, r
      job(contact={"first_name": "", "last_name": ""})],
 )  # fmt: skip
 def test_what_is_no_job_is_put_aside(tmp_path, redis, worker, text):
-    redis.lists[QUEUE] = [job(), text]
+    redis.fill(QUEUE, [job(), text])
     worker()
     eventually(lambda: idle(redis) and references(tmp_path) == ["donation:ch_1"])
-    assert json.loads(redis.lists[DEAD][0])["raw"] == text
+    assert json.loads(redis.list(DEAD)[0])["raw"] == text
 
 
 def test_a_full_redis_is_emptied(tmp_path, redis, worker):
     """Redis then refuses to move a job: it is worked on where it lies, or a full queue would stay full for ever."""
-    redis.full = True
-    redis.lists[QUEUE] = [job(n) for n in (3, 2, 1)]
+    redis.fill(QUEUE, [job(n) for n in (3, 2, 1)])
+    redis.full(True)
     worker()
     eventually(lambda: len(references(tmp_path)) == 3 and idle(redis))
-    assert redis.lists[DEAD] == []
+    assert redis.list(DEAD) == []
 
 
 def test_in_a_full_redis_one_refused_job_does_not_hold_up_the_others(tmp_path, redis, worker):
-    redis.full = True
-    redis.lists[QUEUE] = [job(2), job(1), "no job"]
+    redis.fill(QUEUE, [job(2), job(1), "no job"])
+    redis.full(True)
     worker()
     eventually(lambda: len(references(tmp_path)) == 2)
-    eventually(lambda: redis.lists[QUEUE] == ["no job"])
-    redis.full = False
-    eventually(lambda: redis.lists[DEAD] and idle(redis))
+    eventually(lambda: redis.list(QUEUE) == ["no job"])
+    redis.full(False)
+    eventually(lambda: redis.list(DEAD) and idle(redis))
+
+
+def test_a_full_redis_without_work_is_left_in_peace(redis, worker):
+    """Another site's queue has filled it: this worker asks now and then, not as fast as it can."""
+    redis.fill("donations:another", [job()])
+    redis.full(True)
+    worker()
+
+    def asked() -> int:
+        found = re.search(r"cmdstat_lrange:calls=(\d+)", redis.client.call("INFO", "commandstats"))
+        return int(found[1]) if found else 0
+
+    redis.client.call("CONFIG", "RESETSTAT")
+    eventually(lambda: asked() > 1)
+    before = asked()
+    time.sleep(0.5)
+    assert asked() - before < 10
 
 
 def test_another_list_of_campaigns_is_reported_and_the_donation_taken(tmp_path, redis, worker):
     """S38: ext was converged and int was not, or the other way round."""
     campaign(tmp_path, "general")
-    redis.lists[QUEUE] = [job(2, donation={"campaign": "unheard-of"}), job(1, campaigns_version="v0")]
+    redis.fill(QUEUE, [job(2, donation={"campaign": "unheard-of"}), job(1, campaigns_version="v0")])
     worker()
     eventually(lambda: len(references(tmp_path)) == 2 and idle(redis))
-    eventually(lambda: redis.hashes[STATS].get("campaigns_unknown") == "1")
-    assert redis.hashes[STATS]["campaigns_mismatch"] == "1"
+    eventually(lambda: redis.hash(STATS).get("campaigns_unknown") == "1")
+    assert redis.hash(STATS)["campaigns_mismatch"] == "1"
     assert "id-1 came with another list of campaigns (v0)" in (tmp_path / "worker.log").read_text()
     assert "campaign_id" not in crm(tmp_path)["Contribution"][1]
 
 
 def test_told_to_stop_it_finishes_what_it_began(tmp_path, redis, worker):
     process = worker()
-    redis.lists[QUEUE] = [job()]
+    redis.fill(QUEUE, [job()])
     eventually(lambda: references(tmp_path))
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=10) == 0
@@ -441,11 +493,11 @@ def test_told_to_stop_it_finishes_what_it_began(tmp_path, redis, worker):
 
 
 def test_a_wrong_password_is_said_and_not_fatal(tmp_path, redis, worker):
-    redis.password = "other"
-    redis.lists[QUEUE] = [job()]
+    redis.client.call("ACL", "SETUSER", USER, "resetpass", ">other")
+    redis.fill(QUEUE, [job()])
     worker()
     eventually(lambda: "WRONGPASS" in (tmp_path / "worker.log").read_text())
-    redis.password = "pw"
+    redis.client.call("ACL", "SETUSER", USER, ">pw")
     eventually(lambda: references(tmp_path) == ["donation:ch_1"])
 
 
@@ -458,8 +510,8 @@ def tool(tmp_path, settings, library, monkeypatch, redis):
 
 
 def test_the_tool_shows_lengths_and_counters(redis, tool, capsys):
-    redis.lists[QUEUE] = [job(1), job(2)]
-    redis.hashes[STATS] = {"created": "7"}
+    redis.fill(QUEUE, [job(1), job(2)])
+    redis.client.call("HSET", STATS, "created", 7)
     assert tool(["status", "--json"]) == 0
     state = json.loads(capsys.readouterr().out)["donate-api"]
     assert (state["length"], state["in_flight"], state["dead"], state["created"]) == (2, 0, 0, 7)
@@ -468,7 +520,7 @@ def test_the_tool_shows_lengths_and_counters(redis, tool, capsys):
 
 
 def test_dead_letters_are_listed_retried_and_dropped_by_id(redis, tool, capsys):
-    redis.lists[DEAD] = [job(n, tries=8, reason="Contact.create: no") for n in (3, 2, 1)] + ['{"reason":"x","raw":"{"}']
+    redis.fill(DEAD, [job(n, tries=8, reason="Contact.create: no") for n in (3, 2, 1)] + ['{"reason":"x","raw":"{"}'])
     assert tool(["dead", "donate-api"]) == 0
     shown = capsys.readouterr().out
     assert [line.split()[0] for line in shown.splitlines()] == ["none", "id-1", "id-2", "id-3"]
@@ -478,8 +530,8 @@ def test_dead_letters_are_listed_retried_and_dropped_by_id(redis, tool, capsys):
     assert tool(["drop", "donate-api", "none"]) == 0
     assert tool(["drop", "donate-api", "id-2"]) == 0
     assert tool(["retry", "donate-api", "all"]) == 0
-    assert redis.lists[DEAD] == []
-    assert [json.loads(j) for j in redis.lists[QUEUE]] == [json.loads(job(3)), json.loads(job(1))]
+    assert redis.list(DEAD) == []
+    assert [json.loads(j) for j in redis.list(QUEUE)] == [json.loads(job(3)), json.loads(job(1))]
     assert tool(["retry", "donate-api", "id-9"]) == 1
 
 

@@ -20,6 +20,7 @@ import pytest
 from contract_addresses import DOMAIN, HASH, READ_ONLY, TODAY
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loading import ROOT
 
 from civicrm_tools.mail import addresses
 from civicrm_tools.newsletter import archive as tool
@@ -425,7 +426,7 @@ def test_400_kb_of_broken_links_take_less_than_a_second():
 
 @pytest.fixture
 def archive(tmp_path, monkeypatch):
-    """A function (*mailings) -> (status, state): one run with a command that answers them, and an rsync that copies."""
+    """An archive whose run(*mailings) answers its command with them; the web host is a directory."""
     me = pwd.getpwuid(os.geteuid()).pw_name
     answer, question, sent, commands = (tmp_path / name for name in ("answer", "question", "sent", "bin"))
     (tmp_path / "archive").mkdir()
@@ -434,13 +435,11 @@ def archive(tmp_path, monkeypatch):
     sent.mkdir()
     command = tmp_path / "command"
     command.write_text(f"#!/bin/sh\ncat > {question}\ncat {answer}\n")
-    rsync = commands / "rsync"
-    rsync.write_text(
-        f"#!/bin/sh\nprintf '%s\\n' \"$@\" > {tmp_path}/rsync-arguments\n"
-        f'[ -e {tmp_path}/down ] && {{ echo "ssh: no route" >&2; exit 255; }}\n'
-        f"cp -p {tmp_path}/archive/site/* {sent}/\n"
-    )
-    for path in (command, rsync):
+    # The tool passes its environment on to nobody; the file `line` says what is wrong with the line.
+    ssh = commands / "ssh"
+    line = f"FAKE_REMOTE={sent} FAKE_SSH=$(cat {tmp_path}/line 2>/dev/null)"
+    ssh.write_text(f'#!/bin/sh\n{line} exec {ROOT}/tests/unit/fakes/remote/ssh "$@"\n')
+    for path in (command, ssh):
         path.chmod(0o755)
     monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
     config = tmp_path / "config.json"
@@ -595,30 +594,45 @@ def test_an_answer_that_is_none_ends_the_run(archive, capfd, answer):
 
 
 def test_what_could_not_be_sent_is_sent_by_the_next_run(archive, capfd):
-    (archive.path / "down").touch()
+    (archive.path / "line").write_text("unreachable")
     assert archive.run(mailing()) == 1
-    assert "ssh: no route" in capfd.readouterr().err
+    assert "rsync ended with 255: ssh: connect to host" in capfd.readouterr().err
     assert archive.metrics()["last_success_timestamp_seconds"] == 0
-    (archive.path / "down").unlink()
+    (archive.path / "line").unlink()
     assert archive.run() == 0
     assert "2026-01-31-7.html" in archive.pages()
+
+
+def test_where_the_line_breaks_no_index_leads_to_pages_that_are_not_there(archive):
+    (archive.path / "line").write_text("fail")
+    assert archive.run(mailing(html=f"<p>{'much ' * 10_000}</p>")) == 1
+    assert archive.pages() == set()
+    (archive.path / "line").unlink()
+    assert archive.run() == 0
+    assert {"2026-01-31-7.html", "index.html"} <= archive.pages()
 
 
 def test_rsync_takes_one_host_key_and_one_key(archive):
     """No other host gets the pages, and no agent's key is tried."""
     archive.run(mailing())
-    arguments = (archive.path / "rsync-arguments").read_text().splitlines()
-    assert arguments[-2:] == [f"{archive.path}/archive/site/", "newsletter@[fd77::12]:."]
-    (shell,) = [argument for argument in arguments if argument.startswith("--rsh=")]
-    for word in (
-        "-i /k",
+    arguments = (archive.path / "sent.ssh").read_text().splitlines()
+    command = arguments.index("rsync")
+    assert arguments[command - 3 : command] == ["-l", "newsletter", "fd77::12"]
+    assert arguments[arguments.index("-i") + 1] == "/k"
+    for option in (
         "UserKnownHostsFile=/h",
         "StrictHostKeyChecking=yes",
         "IdentitiesOnly=yes",
         "GlobalKnownHostsFile=/dev/null",
     ):
-        assert word in shell
-    assert not any("delete" in argument for argument in arguments)
+        assert f"-o{option}" in arguments
+
+
+def test_nothing_is_deleted_at_the_web_host(archive):
+    """The key could not, and the run would fail."""
+    (archive.path / "sent" / "of-old.html").touch()
+    archive.run(mailing())
+    assert {"of-old.html", "2026-01-31-7.html"} <= archive.pages()
 
 
 def test_a_withdrawn_newsletter_is_a_note_for_good(archive, capfd):

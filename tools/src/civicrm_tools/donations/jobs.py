@@ -42,8 +42,10 @@ class Queue:
         except RedisError as error:
             if not error.is_full:
                 raise
-        jobs = self.redis.call("LRANGE", self.main, -1 - skip, -1 - skip)
-        return (jobs[0], self.main) if jobs else None
+        if jobs := self.redis.call("LRANGE", self.main, -1 - skip, -1 - skip):
+            return jobs[0], self.main
+        time.sleep(wait)  # what Redis refuses it does not wait with
+        return None
 
     def wake_delayed(self, now: float) -> None:
         """Put back into the queue, at its old end, what is due; where Redis is full, when there is room again."""

@@ -69,7 +69,6 @@ class Worker:
                 continue
             if self._refused:
                 self._refused = 0
-                self.stop.wait(WAIT_SECONDS)
                 self._finish_left_over(queue)
             if time.monotonic() - self._busy_at > self.config.api_idle_seconds:
                 self.api.close()
