@@ -98,6 +98,20 @@ def test_a_profile_installs_the_packages_of_all_its_roles(profile):
     assert bring - set(installed) == set()
 
 
+@pytest.mark.parametrize("profile", ["civicrm_int", "civicrm_ext"])
+def test_what_runs_always_has_its_packages_always(profile):
+    """--tags of one role on a bare host ran host_tools as well, without man."""
+    always = {
+        task["ansible.builtin.import_role"]["name"]
+        for task in tasks_in(ROOT / "roles" / profile / "tasks/main.yml")
+        if "always" in task.get("tags", [])
+        and "tasks_from" not in task.get("ansible.builtin.import_role", {"tasks_from": ""})
+    }
+    chosen = yaml.safe_load((ROOT / "roles" / profile / "vars/main.yml").read_text())[f"__{profile}_chosen"]
+    assert always == {"host_tools"}
+    assert f"union({sorted(always)})" in chosen
+
+
 def test_marks_name_units_that_some_set_brings():
     """A restart that a file asks for is done by the set that names the unit; nobody would do another."""
     named = {unit for _, one in sets() for unit in units_of(one)}
