@@ -3,9 +3,32 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import civicrm_tools
 from civicrm_tools.mail.maildir import Folder
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(civicrm_tools.__file__).parents[1])}
+KILLED = """
+import os, sys
+from civicrm_tools.mail import breaker
+
+step, calls = int(sys.argv[1]), 0
+real = os.rename
+def rename(*arguments, **options):
+    global calls
+    calls += 1
+    if calls == step and sys.argv[2] == "before":
+        os.kill(os.getpid(), 9)
+    real(*arguments, **options)
+    if calls == step:
+        os.kill(os.getpid(), 9)
+os.rename = rename
+sys.exit(breaker.main(["--config", sys.argv[3], *sys.argv[4:]]))
+"""
 
 
 def delivery(
@@ -28,6 +51,12 @@ def program(path: Path, text: str) -> Path:
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
     return path
+
+
+def killed_at(step: int, when: str, settings_file: Path, *arguments: str) -> int:
+    """Exit status of a breaker that is killed before or after its step-th rename."""
+    argv = [sys.executable, "-c", KILLED, str(step), when, str(settings_file), *arguments]
+    return subprocess.run(argv, env=ENVIRONMENT, timeout=60, capture_output=True, check=False).returncode
 
 
 FOLDERS = ("", "Incoming", "Quarantine", "Quarantine.dropped", "Refused", "Notices")

@@ -14,9 +14,8 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from loading import TOOLS
 from reports import attached, dsn, newsletter, plain, verp
-from unit_return_path import change, metric, program
+from unit_return_path import ENVIRONMENT, change, killed_at, metric, program
 
 from civicrm_tools.mail import breaker as tool
 from civicrm_tools.mail import delivery_report
@@ -231,31 +230,6 @@ def test_mail_that_cannot_be_understood_passes(breaker, box, paused):
     (box.maildir / ".Incoming/new/link").symlink_to("/etc/passwd")
     breaker()
     assert sorted(box.folder()) == sorted(odd)
-
-
-KILLED = """
-import os, sys
-from civicrm_tools.mail import breaker
-
-step, calls = int(sys.argv[1]), 0
-real = os.rename
-def rename(*arguments, **options):
-    global calls
-    calls += 1
-    if calls == step and sys.argv[2] == "before":
-        os.kill(os.getpid(), 9)
-    real(*arguments, **options)
-    if calls == step:
-        os.kill(os.getpid(), 9)
-os.rename = rename
-sys.exit(breaker.main(["--config", sys.argv[3], *sys.argv[4:]]))
-"""
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(TOOLS)}
-
-
-def killed_at(step: int, when: str, settings_file: Path, *arguments: str) -> int:
-    argv = [sys.executable, "-c", KILLED, str(step), when, str(settings_file), *arguments]
-    return subprocess.run(argv, env=ENVIRONMENT, timeout=60, capture_output=True, check=False).returncode
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

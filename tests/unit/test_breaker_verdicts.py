@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import email
 import json
-import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 
 import pytest
-from loading import TOOLS
 from reports import dsn, plain, verp
-from unit_return_path import change, metric
+from unit_return_path import change, killed_at, metric
 
 from civicrm_tools.mail import breaker as tool
 from civicrm_tools.mail import delivery_report, storms
@@ -234,25 +230,6 @@ def test_a_failure_of_the_network_stays_one(breaker, box, paused):
     assert box.folder() == [bounce]
 
 
-KILLED = """
-import os, sys
-from civicrm_tools.mail import breaker, maildir
-
-step, calls = int(sys.argv[1]), 0
-real = os.rename
-def rename(*arguments, **options):
-    global calls
-    calls += 1
-    if calls == step and sys.argv[2] == "before":
-        os.kill(os.getpid(), 9)
-    real(*arguments, **options)
-    if calls == step:
-        os.kill(os.getpid(), 9)
-os.rename = rename
-sys.exit(breaker.main(["--config", sys.argv[3], "run"]))
-"""
-
-
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("step", [1, 2])
 def test_killed_while_it_wraps_the_message_is_there_once_and_wrapped_once(
@@ -260,11 +237,7 @@ def test_killed_while_it_wraps_the_message_is_there_once_and_wrapped_once(
 ):
     bounce = dsn("ada@gmail.com", **MICROSOFT)
     box.deliver(bounce)
-    argv = [sys.executable, "-c", KILLED, str(step), when, str(settings_file)]
-    done = subprocess.run(
-        argv, env=os.environ | {"PYTHONPATH": str(TOOLS)}, timeout=60, capture_output=True, check=False
-    )
-    assert done.returncode == -signal.SIGKILL
+    assert killed_at(step, when, settings_file, "run") == -signal.SIGKILL
     assert len(box.everywhere()) == 1
     breaker()
     (raw,) = box.folder()
