@@ -30,7 +30,7 @@ from common import ROOT, table, write_page
 
 BASE = "38425cd"  # the last build with its programs in roles/*/files
 AIM_SECONDS, AIM_MIB = 0.15, 20
-LINES, LOOKUP_LINES, DONATIONS, NEWSLETTERS = 1_000_000, 200_000, 2_000, 300
+LINES, LOOKUP_LINES, DONATIONS, NEWSLETTERS, RETURNED = 1_000_000, 200_000, 2_000, 300, 1_000
 RUNS = 5
 LIMIT = 600  # seconds for one run; none comes near
 
@@ -315,6 +315,72 @@ def newsletters(pair: dict[str, Build], work: Path, count: int) -> Compared:
     return Compared("`newsletter-archive`, pages", count / base, count / now, "/s", "at least 1")
 
 
+def return_path_settings(work: Path) -> Path:
+    """Write settings that both builds understand, for one site without a mailbox yet."""
+    site = {"name": "crm", "localpart": "civicrm+", "domains": ["crm.example.org"], "maildir": str(work / "Maildir")}
+    providers = [{"name": "gmail", "domains": ["gmail.com"], "budget_per_second": 5, "connections": 5}]
+    table = {"providers": providers, "own_domains": site["domains"], "mail_log": str(work / "mail.log")}
+    table |= {"default_concurrency": 10, "queue_lifetime": "5d", "textfile_directory": str(work)}
+    table |= {
+        "back_off": {"texts": [], "deferrals": 3, "window_seconds": 120, "step_seconds": 60, "recover_seconds": 9}
+    }
+    (work / "providers.json").write_text(json.dumps(table))
+    for empty in ("hosted_domains", "mail.log"):
+        (work / empty).touch()
+    states = {
+        "abuse_report": {"state_file": str(work / "state" / "reports.db"), "log_file": "", "unparsed_directory": ""},
+        "bounce_breaker": {"mode": "active", "state_file": str(work / "state" / "breaker.db"), "pause_command": []},
+    }
+    path = work / "return-path.json"
+    shared = {"hostname": "mx.example.org", "sites": [site | {"fetch_unit": "x"}], "providers": providers}
+    shared |= {"providers_file": str(work / "providers.json"), "hosted_file": str(work / "hosted_domains")}
+    shared |= {"mail_log": str(work / "mail.log"), "textfile_directory": str(work)}
+    path.write_text(json.dumps(shared | states))
+    return path
+
+
+def returned(pair: dict[str, Build], work: Path, count: int) -> Iterator[Compared]:
+    """Let the breaker and the complaint reader take mailboxes of reports as the world writes them, by CPU."""
+    sys.path[:0] = [str(ROOT / "tests")]
+    made = importlib.import_module("reports")
+    settings, folders = return_path_settings(work), {"bounces": work / "Maildir/.Incoming", "complaints": work / "fbl"}
+
+    def bounce(n: int) -> bytes:
+        if n % 10 == 7:
+            away = {"Auto_Submitted": "auto-replied", "Delivered_To": made.verp(queue=n)}
+            return made.plain("I am on vacation and out of the office.", Subject="Out of office", **away)
+        if n % 10 == 8:
+            return made.plain("unsubscribe", To=made.verp("u", queue=n), Delivered_To=made.verp("u", queue=n))
+        full = {"status": "5.2.2", "text": "552 5.2.2 mailbox full"} if n % 10 == 9 else {}
+        return made.dsn(f"p{n}@gmail.com", queue=n, **full)
+
+    shapes = [made.arf] * 6 + [made.nested, made.inline, made.attached, made.damaged]
+    messages = {"bounces": bounce, "complaints": lambda n: shapes[n % 10](made.newsletter(queue=n))}
+
+    def take(build: Build, kind: str, *command: str) -> tuple[float, Any]:
+        for folder in (work / "Maildir", work / "fbl", work / "state"):
+            shutil.rmtree(folder, ignore_errors=True)
+        (work / "state").mkdir()
+        for part in ("tmp", "new", "cur"):
+            for folder in (work / "Maildir", folders[kind]):
+                (folder / part).mkdir(parents=True, exist_ok=True)
+        for n in range(1, count + 1):
+            (folders[kind] / "new" / f"{1700000000 + n}.M1P{n}.mx").write_bytes(messages[kind](n))
+        before = os.times()
+        library = str(build.libraries["mail"][0])
+        _, said = run(*build.program(command[0]), "--config", settings, *command[1:], PYTHONPATH=library)
+        after = os.times()
+        seconds = after.children_user + after.children_system - before.children_user - before.children_system
+        return seconds, (len(said.splitlines()) if kind == "complaints" else len(list(folders[kind].glob("new/*"))))
+
+    for what, kind, *command in (
+        ("`bounce-breaker`, messages a second of CPU", "bounces", "bounce-breaker", "run"),
+        ("`abuse-report`, messages a second of CPU", "complaints", "abuse-report", "--json", str(work / "fbl")),
+    ):
+        base, now = best(pair, lambda build, kind=kind, command=command: take(build, kind, *command))  # type: ignore[misc]
+        yield Compared(what, count / base, count / now, "/s", "at least 1.5")
+
+
 def page(rows: list[list[str]], compared: list[Compared], base: str) -> None:
     lines = [
         f"Python {sys.version.split()[0]}; the best of some runs.",
@@ -347,6 +413,7 @@ def main() -> None:
         compared = [*traces(pair, work, LINES // options.divide), *lookups(pair, work, LOOKUP_LINES // options.divide)]
         compared.append(donations(pair, work, DONATIONS // options.divide))
         compared.append(newsletters(pair, work, NEWSLETTERS // options.divide))
+        compared += returned(pair, work, RETURNED // options.divide)
     for row in [*rows, *(one.row() for one in compared)]:
         print("bench:", *row)
     if options.divide == 1:
