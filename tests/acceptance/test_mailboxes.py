@@ -177,7 +177,7 @@ def fill(crm_int):
         table = crm_int.check_output("doveadm -f tab quota get -u test-crm").splitlines()
         limit = next(int(row.split("\t")[3]) for row in table if "\tSTORAGE\t" in row) * 1024
         crm_int.check_output(f"python3 -c '{FILL}' {int(share * limit) - less}")
-        crm_int.check_output("doveadm mailbox status -u test-crm vsize INBOX")
+        crm_int.check_output("doveadm quota recalc -u test-crm")
 
     yield _fill
     _fill(0)

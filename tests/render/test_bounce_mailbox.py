@@ -58,6 +58,8 @@ def test_every_domain_leads_to_one_mailbox_and_to_no_login(dovecot):
 RELEASES = ["2.3", "2.4"]
 CLEARTEXT = {"2.3": "\ndisable_plaintext_auth = yes\n", "2.4": "\nauth_allow_cleartext = no\n"}
 QUOTA = {"2.3": "\n  quota_rule = *:storage=500M\n", "2.4": "\n  storage_size = 500M\n"}
+# Maildir++'s one file: the other drivers look through every folder at each delivery.
+COUNTED = {"2.3": "\n  quota = maildir:mailbox\n", "2.4": "quota mailbox {\n  driver = maildir\n"}
 SIEVE = {"2.3": "mail_plugins = $mail_plugins sieve", "2.4": "sieve = yes"}
 
 
@@ -122,6 +124,7 @@ def test_every_delivery_runs_that_script(configuration, release):
 def test_a_full_mailbox_makes_mail_wait(configuration, release):
     text = configuration(bounce_mailbox_quota="500M")
     assert QUOTA[release] in text
+    assert COUNTED[release] in text
     assert "\nquota_full_tempfail = yes\n" in text
 
 

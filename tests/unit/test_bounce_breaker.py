@@ -70,41 +70,6 @@ def test_what_the_mailing_queues_meanwhile_is_stopped_as_well(breaker, box, paus
     assert paused.read_text().count("\n") == 3
 
 
-def test_the_application_gets_so_many_at_a_time_and_each_once(breaker, box, paused, tmp_path, monkeypatch):
-    """Its work for each message grows with the folder. Only bounces wait: an unsubscribe is a person's wish."""
-    monkeypatch.setattr(tool, "INBOX_MESSAGES", 5)
-    dead = [dsn(f"p{n}@gmail.com", queue=n) for n in range(1, 9)]
-    box.deliver(*dead, plain("unsubscribe", To=verp("u"), Delivered_To=verp("u")), *storm(2))
-    breaker()
-    assert box.counts() == {"INBOX": 6, "Incoming": 3, "Quarantine": 0, "Quarantine.dropped": 0, "Refused": 2}
-    assert set(dead[:5]) < set(box.folder())
-    breaker()
-    assert box.counts()["Incoming"] == 3
-    for path in [*box.maildir.glob("new/*")][:4]:
-        path.unlink()
-    breaker()
-    assert (box.counts()["INBOX"], box.counts()["Incoming"]) == (5, 0)
-    assert metric(tmp_path, 'bounce_breaker_messages_total{outcome="passed"}') == 9
-
-
-def test_the_service_comes_again_soon_while_bounces_wait(settings_file, box, monkeypatch):
-    """The application's job ends where it finds an empty INBOX."""
-    pauses: list[float] = []
-
-    def sleep(seconds: float) -> None:
-        pauses.append(seconds)
-        for path in box.maildir.glob("new/*"):
-            path.unlink()
-        if len(pauses) == 3:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(tool, "INBOX_MESSAGES", 2)
-    monkeypatch.setattr(tool.time, "sleep", sleep)
-    box.deliver(*[dsn(f"p{n}@gmail.com", queue=n) for n in range(1, 6)])
-    assert tool.main(["--config", str(settings_file), "run", "--every", "10"]) != 0
-    assert pauses == [2, 2, 10]
-
-
 def test_the_other_providers_are_left_alone(breaker, box, paused):
     """Their few refusals are put aside, and nothing is paused for them."""
     box.deliver(*storm(30), dsn("a@orange.fr", queue=3), dsn("b@orange.fr", queue=4, **BLOCKED))

@@ -10,7 +10,6 @@ New mail waits in the folder Incoming. "run" moves it:
   a delay, an automatic or human answer, a notice, a receipt      Notices
   anything to another address                                     INBOX, as it came
 
-Bounces wait in Incoming, too, while INBOX holds a thousand messages: the application takes a short folder faster.
 In shadow mode everything passes as it came, and the command only says what it would have done. "explain" says what a
 mail or a refusal is about, and why.
 
@@ -46,10 +45,6 @@ NAME = "bounce-breaker"
 # Messages judged between two looks at the whole: a storm of any size is worked off in steps.
 STEP = 2000
 PAUSE_SECONDS = 120
-# Bounces that lie before the application at a time: what Dovecot does for each of its commands grows with the folder.
-INBOX_MESSAGES = 1000
-# Between two passes while INBOX is full: a job that finds it empty ends, and the next comes in a quarter of an hour.
-FULL_SECONDS = 2
 FOLDERS = {"quarantined": QUARANTINE, "refused": REFUSED, "noticed": NOTICES}
 
 
@@ -66,8 +61,6 @@ class Breaker:
         # Read at each pass: this process runs for months, and domains are learned every few minutes.
         self.owners = settings.owners()
         self.shadow = limits.mode == "shadow"
-        self.room = {site.name: INBOX_MESSAGES - Folder(site.maildir).count() for site in settings.sites}
-        self.full = False  # something waits for room
 
     # Judging
 
@@ -100,14 +93,9 @@ class Breaker:
             verdicts: dict[tuple[str, str], int] = {}
             for site, entry, event in judged:
                 outcome = self._outcome(event)
-                source, folder = places[site.name, INCOMING], FOLDERS.get(outcome, "")
-                if event and not folder:
-                    if self.room[site.name] <= 0:
-                        self.full = True
-                        continue
-                    self.room[site.name] -= 1
+                source = places[site.name, INCOMING]
                 name = self._in_right_words(site, source, entry) if outcome == "rewritten" else None
-                if source.move(entry, places[site.name, folder], name):
+                if source.move(entry, places[site.name, FOLDERS.get(outcome, "")], name):
                     totals[outcome] = totals.get(outcome, 0) + 1
                     if event:
                         about = (event.subject, event.kind)
@@ -275,18 +263,15 @@ def body(argv: Sequence[str] | None) -> int:
         return DONE
     state = Path(section.get("state_file") or "/var/lib/bounce-breaker/state.db")
     pause = getattr(options, "every", None)
-    full = once(options, settings, limits, state)
+    once(options, settings, limits, state)
     while pause:
-        time.sleep(min(pause, FULL_SECONDS) if full else pause)
-        full = once(options, settings, limits, state)
+        time.sleep(pause)
+        once(options, settings, limits, state)
     return DONE
 
 
-def once(options: argparse.Namespace, settings: Settings, limits: Limits, state: Path) -> bool:
-    """Do what is asked, once; returns whether bounces wait for room in an INBOX.
-
-    The state is closed each time: this process runs for months.
-    """
+def once(options: argparse.Namespace, settings: Settings, limits: Limits, state: Path) -> None:
+    """Do what is asked, once. The state is closed each time: this process runs for months."""
     with locked(state.with_suffix(".lock")), closing(storms.open_storms(state)) as database:
         breaker = Breaker(settings, limits, database)
         known = [*breaker.owners.names, *breaker.storms.incidents()]
@@ -295,7 +280,7 @@ def once(options: argparse.Namespace, settings: Settings, limits: Limits, state:
         if options.command == "status":
             found = breaker_report.status(settings, limits, breaker.storms, breaker.owners)
             print(json.dumps(found, indent=2) if options.json else breaker_report.describe(found))
-            return False
+            return
         if options.command == "run":
             breaker.run()
         else:
@@ -304,7 +289,6 @@ def once(options: argparse.Namespace, settings: Settings, limits: Limits, state:
         if settings.textfile_directory:
             families = breaker_report.families(settings, limits, breaker.storms, breaker.owners)
             metrics.write(settings.textfile_directory / "bounce-breaker.prom", families)
-        return breaker.full
 
 
 def main(argv: Sequence[str] | None = None) -> int:
