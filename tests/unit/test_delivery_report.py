@@ -54,7 +54,11 @@ GONE = FIELDS + "Status: 5.1.1\nRemote-MTA: dns; mx.provider.example\nDiagnostic
         report(GONE).replace("\n", "\r\n"),
         report(base64.encodebytes(GONE.encode()).decode(), encoding="base64"),
         report(GONE.replace(": ", ":=20"), encoding="quoted-printable"),
-        report(GONE.replace("rfc822;", "utf-8;"), kind="message/global-delivery-status"),
+        report(
+            base64.encodebytes(GONE.replace("rfc822;", "utf-8;").encode()).decode(),
+            kind="message/global-delivery-status",
+            encoding="base64",  # RFC 6533 allows it
+        ),
         report(GONE.replace("Action: failed", "Action: failure")),
         report(GONE.replace("Action: failed", "Action: error")),
         report(GONE.replace("Action: failed", "action: Failed (permanently)")),
