@@ -319,7 +319,7 @@ def return_path_settings(work: Path) -> Path:
     """Write settings that both builds understand, for one site without a mailbox yet."""
     site = {"name": "crm", "localpart": "civicrm+", "domains": ["crm.example.org"], "maildir": str(work / "Maildir")}
     providers = [{"name": "gmail", "domains": ["gmail.com"], "budget_per_second": 5, "connections": 5}]
-    table = {"providers": providers, "own_domains": site["domains"], "mail_log": str(work / "mail.log")}
+    table: dict[str, Any] = {"providers": providers, "own_domains": site["domains"], "mail_log": str(work / "mail.log")}
     table |= {"default_concurrency": 10, "queue_lifetime": "5d", "textfile_directory": str(work)}
     table |= {
         "back_off": {"texts": [], "deferrals": 3, "window_seconds": 120, "step_seconds": 60, "recover_seconds": 9}
@@ -332,7 +332,11 @@ def return_path_settings(work: Path) -> Path:
         "bounce_breaker": {"mode": "active", "state_file": str(work / "state" / "breaker.db"), "pause_command": []},
     }
     path = work / "return-path.json"
-    shared = {"hostname": "mx.example.org", "sites": [site | {"fetch_unit": "x"}], "providers": providers}
+    shared: dict[str, Any] = {
+        "hostname": "mx.example.org",
+        "sites": [site | {"fetch_unit": "x"}],
+        "providers": providers,
+    }
     shared |= {"providers_file": str(work / "providers.json"), "hosted_file": str(work / "hosted_domains")}
     shared |= {"mail_log": str(work / "mail.log"), "textfile_directory": str(work)}
     path.write_text(json.dumps(shared | states))
@@ -342,10 +346,10 @@ def return_path_settings(work: Path) -> Path:
 def returned(pair: dict[str, Build], work: Path, count: int) -> Iterator[Compared]:
     """Let the breaker and the complaint reader take mailboxes of reports as the world writes them, by CPU."""
     sys.path[:0] = [str(ROOT / "tests")]
-    made = importlib.import_module("reports")
+    made: Any = importlib.import_module("reports")
     settings, folders = return_path_settings(work), {"bounces": work / "Maildir/.Incoming", "complaints": work / "fbl"}
 
-    def bounce(n: int) -> bytes:
+    def bounce(n: int) -> Any:
         if n % 10 == 7:
             away = {"Auto_Submitted": "auto-replied", "Delivered_To": made.verp(queue=n)}
             return made.plain("I am on vacation and out of the office.", Subject="Out of office", **away)
@@ -355,7 +359,8 @@ def returned(pair: dict[str, Build], work: Path, count: int) -> Iterator[Compare
         return made.dsn(f"p{n}@gmail.com", queue=n, **full)
 
     shapes = [made.arf] * 6 + [made.nested, made.inline, made.attached, made.damaged]
-    messages = {"bounces": bounce, "complaints": lambda n: shapes[n % 10](made.newsletter(queue=n))}
+    messages: dict[str, Callable[[int], Any]] = {"bounces": bounce}
+    messages["complaints"] = lambda n: shapes[n % 10](made.newsletter(queue=n))
 
     def take(build: Build, kind: str, *command: str) -> tuple[float, Any]:
         for folder in (work / "Maildir", work / "fbl", work / "state"):
