@@ -315,39 +315,16 @@ def newsletters(pair: dict[str, Build], work: Path, count: int) -> Compared:
     return Compared("`newsletter-archive`, pages", count / base, count / now, "/s", "at least 1")
 
 
-def return_path_settings(work: Path) -> Path:
-    """Write settings that both builds understand, for one site without a mailbox yet."""
-    site = {"name": "crm", "localpart": "civicrm+", "domains": ["crm.example.org"], "maildir": str(work / "Maildir")}
-    providers = [{"name": "gmail", "domains": ["gmail.com"], "budget_per_second": 5, "connections": 5}]
-    table: dict[str, Any] = {"providers": providers, "own_domains": site["domains"], "mail_log": str(work / "mail.log")}
-    table |= {"default_concurrency": 10, "queue_lifetime": "5d", "textfile_directory": str(work)}
-    table |= {
-        "back_off": {"texts": [], "deferrals": 3, "window_seconds": 120, "step_seconds": 60, "recover_seconds": 9}
-    }
-    (work / "providers.json").write_text(json.dumps(table))
-    for empty in ("hosted_domains", "mail.log"):
-        (work / empty).touch()
-    states = {
-        "abuse_report": {"state_file": str(work / "state" / "reports.db"), "log_file": "", "unparsed_directory": ""},
-        "bounce_breaker": {"mode": "active", "state_file": str(work / "state" / "breaker.db"), "pause_command": []},
-    }
-    path = work / "return-path.json"
-    shared: dict[str, Any] = {
-        "hostname": "mx.example.org",
-        "sites": [site | {"fetch_unit": "x"}],
-        "providers": providers,
-    }
-    shared |= {"providers_file": str(work / "providers.json"), "hosted_file": str(work / "hosted_domains")}
-    shared |= {"mail_log": str(work / "mail.log"), "textfile_directory": str(work)}
-    path.write_text(json.dumps(shared | states))
-    return path
-
-
 def returned(pair: dict[str, Build], work: Path, count: int) -> Iterator[Compared]:
     """Let the breaker and the complaint reader take mailboxes of reports as the world writes them, by CPU."""
-    sys.path[:0] = [str(ROOT / "tests")]
+    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tools" / "src")]
     made: Any = importlib.import_module("reports")
-    settings, folders = return_path_settings(work), {"bounces": work / "Maildir/.Incoming", "complaints": work / "fbl"}
+    settings: Path = importlib.import_module("unit_return_path").write_settings(work)
+    # Where the older build looks for them.
+    older = {"providers": [{"name": "gmail", "domains": ["gmail.com"]}]}
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | older))
+    mailbox = work / "crm" / "Maildir"
+    folders = {"bounces": mailbox / ".Incoming", "complaints": work / "fbl"}
 
     def bounce(n: int) -> Any:
         if n % 10 == 7:
@@ -363,11 +340,12 @@ def returned(pair: dict[str, Build], work: Path, count: int) -> Iterator[Compare
     messages["complaints"] = lambda n: shapes[n % 10](made.newsletter(queue=n))
 
     def take(build: Build, kind: str, *command: str) -> tuple[float, Any]:
-        for folder in (work / "Maildir", work / "fbl", work / "state"):
+        for folder in (mailbox, work / "fbl"):
             shutil.rmtree(folder, ignore_errors=True)
-        (work / "state").mkdir()
+        for state in work.glob("*.db*"):
+            state.unlink()
         for part in ("tmp", "new", "cur"):
-            for folder in (work / "Maildir", folders[kind]):
+            for folder in (mailbox, folders[kind]):
                 (folder / part).mkdir(parents=True, exist_ok=True)
         for n in range(1, count + 1):
             (folders[kind] / "new" / f"{1700000000 + n}.M1P{n}.mx").write_bytes(messages[kind](n))

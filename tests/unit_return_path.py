@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from reports import verp
+
 import civicrm_tools
 from civicrm_tools.mail.maildir import Folder
 
@@ -57,6 +59,79 @@ def killed_at(step: int, when: str, settings_file: Path, *arguments: str) -> int
     """Exit status of a breaker that is killed before or after its step-th rename."""
     argv = [sys.executable, "-c", KILLED, str(step), when, str(settings_file), *arguments]
     return subprocess.run(argv, env=ENVIRONMENT, timeout=60, capture_output=True, check=False).returncode
+
+
+def write_settings(directory: Path) -> Path:
+    """Write settings with two sites and two providers, their mailboxes and a log; everything lies below `directory`."""
+    log = directory / "mail.log"
+    log.write_text(
+        delivery("4jW8WD6NjJzDSVp", verp(queue=100), "ada@gmail.com", "20260102100000.4jW8WD6NjJzDSVp@mx.example.org")
+        + delivery(
+            "4jW8WD6NjJzDSVq",
+            verp(queue=101),
+            "bob@orange.fr",
+            "20260102100000.4jW8WD6NjJzDSVq@mx.example.org",
+            "orange",
+        )
+        + delivery("4jW8WD6NjJzDSVr", "someone@else.example", "eve@gmail.com", "other@mx.example.org")
+    )
+    (directory / "metrics").mkdir()
+    sites = []
+    for name, domain in (("crm", "crm.example.org"), ("staging-crm", "staging.crm.example.org")):
+        maildir = directory / name / "Maildir"
+        for part in ("tmp", "new", "cur"):
+            (maildir / part).mkdir(parents=True)
+        sites.append(
+            {
+                "name": name,
+                "localpart": "civicrm+",
+                "domains": [domain],
+                "maildir": str(maildir),
+                "fetch_unit": f"fetch-{name}",
+            }
+        )
+    limits = {"budget_per_second": 5, "connections": 5}
+    table = {
+        "providers": [
+            {"name": "gmail", "domains": ["gmail.com"], "mx_suffixes": ["google.example"]} | limits,
+            {"name": "orange", "domains": ["orange.fr"]} | limits,
+        ],
+        "back_off": {"texts": [], "deferrals": 3, "window_seconds": 120, "step_seconds": 60, "recover_seconds": 900},
+        "own_domains": ["crm.example.org", "staging.crm.example.org"],
+        "default_concurrency": 10,
+        "queue_lifetime": "5d",
+        "mail_log": str(log),
+        "textfile_directory": str(directory / "metrics"),
+    }
+    (directory / "providers.json").write_text(json.dumps(table))
+    (directory / "hosted_domains").write_text("")
+    path = directory / "return-path.json"
+    path.write_text(
+        json.dumps(
+            {
+                "hostname": "mx.example.org",
+                "sites": sites,
+                "providers_file": str(directory / "providers.json"),
+                "hosted_file": str(directory / "hosted_domains"),
+                "mail_log": str(log),
+                "textfile_directory": str(directory / "metrics"),
+                "abuse_report": {
+                    "state_file": str(directory / "state.db"),
+                    "log_file": str(directory / "reports.jsonl"),
+                    "unparsed_directory": str(directory / "unparsed"),
+                    "sendmail": str(directory / "sendmail"),
+                },
+                "bounce_breaker": {
+                    "mode": "active",
+                    "state_file": str(directory / "breaker.db"),
+                    "pause_command": [str(directory / "pause"), "--provider", "{provider}"],
+                    "pause_domains_command": [str(directory / "pause"), "--domain={domain}"],
+                },
+                "mailbox_watch": {"state_file": str(directory / "watch.db")},
+            }
+        )
+    )
+    return path
 
 
 FOLDERS = ("", "Incoming", "Quarantine", "Quarantine.dropped", "Refused", "Notices")

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from reports import verp
-from unit_return_path import Mailbox, delivery, program
+from unit_return_path import Mailbox, program, write_settings
 
 # No __pycache__ among the files that roles install.
 sys.dont_write_bytecode = True
@@ -132,75 +131,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
 @pytest.fixture
 def settings_file(tmp_path: Path) -> Path:
     """Settings with two sites and two providers; everything lies below tmp_path."""
-    log = tmp_path / "mail.log"
-    log.write_text(
-        delivery("4jW8WD6NjJzDSVp", verp(queue=100), "ada@gmail.com", "20260102100000.4jW8WD6NjJzDSVp@mx.example.org")
-        + delivery(
-            "4jW8WD6NjJzDSVq",
-            verp(queue=101),
-            "bob@orange.fr",
-            "20260102100000.4jW8WD6NjJzDSVq@mx.example.org",
-            "orange",
-        )
-        + delivery("4jW8WD6NjJzDSVr", "someone@else.example", "eve@gmail.com", "other@mx.example.org")
-    )
-    (tmp_path / "metrics").mkdir()
-    sites = []
-    for name, domain in (("crm", "crm.example.org"), ("staging-crm", "staging.crm.example.org")):
-        maildir = tmp_path / name / "Maildir"
-        for part in ("tmp", "new", "cur"):
-            (maildir / part).mkdir(parents=True)
-        sites.append(
-            {
-                "name": name,
-                "localpart": "civicrm+",
-                "domains": [domain],
-                "maildir": str(maildir),
-                "fetch_unit": f"fetch-{name}",
-            }
-        )
-    limits = {"budget_per_second": 5, "connections": 5}
-    table = {
-        "providers": [
-            {"name": "gmail", "domains": ["gmail.com"], "mx_suffixes": ["google.example"]} | limits,
-            {"name": "orange", "domains": ["orange.fr"]} | limits,
-        ],
-        "back_off": {"texts": [], "deferrals": 3, "window_seconds": 120, "step_seconds": 60, "recover_seconds": 900},
-        "own_domains": ["crm.example.org", "staging.crm.example.org"],
-        "default_concurrency": 10,
-        "queue_lifetime": "5d",
-        "mail_log": str(log),
-        "textfile_directory": str(tmp_path / "metrics"),
-    }
-    (tmp_path / "providers.json").write_text(json.dumps(table))
-    (tmp_path / "hosted_domains").write_text("")
-    path = tmp_path / "return-path.json"
-    path.write_text(
-        json.dumps(
-            {
-                "hostname": "mx.example.org",
-                "sites": sites,
-                "providers_file": str(tmp_path / "providers.json"),
-                "hosted_file": str(tmp_path / "hosted_domains"),
-                "mail_log": str(log),
-                "textfile_directory": str(tmp_path / "metrics"),
-                "abuse_report": {
-                    "state_file": str(tmp_path / "state.db"),
-                    "log_file": str(tmp_path / "reports.jsonl"),
-                    "unparsed_directory": str(tmp_path / "unparsed"),
-                    "sendmail": str(tmp_path / "sendmail"),
-                },
-                "bounce_breaker": {
-                    "mode": "active",
-                    "state_file": str(tmp_path / "breaker.db"),
-                    "pause_command": [str(tmp_path / "pause"), "--provider", "{provider}"],
-                    "pause_domains_command": [str(tmp_path / "pause"), "--domain={domain}"],
-                },
-                "mailbox_watch": {"state_file": str(tmp_path / "watch.db")},
-            }
-        )
-    )
-    return path
+    return write_settings(tmp_path)
 
 
 @pytest.fixture
