@@ -144,7 +144,7 @@ def compare(target: Target) -> Change | None:
 def closed(pattern: str, group: str, check: bool, outcome: Outcome) -> list[Change]:
     """Return what takes every right of others from what is there; what root owns, the group may read instead.
 
-    A path that leads through a link of a lesser user is named in a warning, and left alone: it is that user's own affair
+    A path that leads through a link of a lesser user is named in a warning, and left alone: it is that user's affair
     and must not stop the run.
     """
     changes = []

@@ -68,7 +68,7 @@ options:
         type: str
       search:
         description:
-          - Users besides who may pass a directory and not list it, by a POSIX ACL. The directory's group must be allowed
+          - Users besides who may pass a directory and not list it, by a POSIX ACL. Its group must be allowed
             to. Refused before any change where the file system keeps no ACL.
         type: list
         elements: str

@@ -153,7 +153,7 @@ def test_a_file_system_without_acls_is_refused_before_any_change(tmp_path, monke
 
     monkeypatch.setattr(os, "getxattr", unsupported)
     entry = {**file(tmp_path / "etc/site"), "kind": "directory", "mode": "0750", "search": ["nobody"]}
-    with pytest.raises(journal.Refused, match="keeps no ACL .*nobody.* mount it"):
+    with pytest.raises(journal.Refused, match=r"keeps no ACL .*nobody.* mount it"):
         apply(file(tmp_path / "etc/a"), entry)
     assert not list((tmp_path / "etc").iterdir())
 
