@@ -1,5 +1,8 @@
 """Scores of the hosts as the tools themselves give them (docs/hardening.md); each floor is what is reached."""
 
+import json
+import subprocess
+
 import pytest
 from exposure import limit, overall
 
@@ -22,3 +25,19 @@ def test_no_unit_is_more_exposed_than_the_table_allows(host):
     found = overall(host.check_output(f"systemd-analyze security --no-pager {' '.join(units)}"))
     assert set(found) == set(units)
     assert {unit: figure for unit, figure in found.items() if figure > limit(unit)} == {}
+
+
+def test_ssh_audit_finds_no_weak_algorithm(host):
+    """Nothing fails; what is not yet safe from quantum computers warns, and stays for clients that know nothing else."""
+    address = host.check_output("ip -4 -o address show scope global dev eth0").split()[3].split("/")[0]
+    command = ["ssh-audit", "--json", "--skip-rate-test", address]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, timeout=60).stdout)
+    notes = {
+        (level, algorithm["algorithm"])
+        for kind in ("kex", "key", "enc", "mac")
+        for algorithm in found[kind]
+        for level in ("fail", "warn")
+        if algorithm.get("notes", {}).get(level)
+    }
+    assert len(found["kex"]) >= 2
+    assert notes <= {("warn", "curve25519-sha256"), ("warn", "curve25519-sha256@libssh.org")}
