@@ -28,7 +28,7 @@ def test_no_unit_is_more_exposed_than_the_table_allows(host):
 
 
 def test_ssh_audit_finds_no_weak_algorithm(host):
-    """Nothing fails; what is not yet safe from quantum computers warns, and stays for clients that know nothing else."""
+    """Nothing fails; curve25519 warns, since quantum computers may break it, and stays for older clients."""
     address = host.check_output("ip -4 -o address show scope global dev eth0").split()[3].split("/")[0]
     command = ["ssh-audit", "--json", "--skip-rate-test", address]
     found = json.loads(subprocess.run(command, capture_output=True, text=True, timeout=60).stdout)
