@@ -278,9 +278,48 @@ def test_a_database_that_is_not_there_is_a_failure(lab, capsys):
 
 def test_a_load_that_fails_says_that_the_database_is_incomplete(lab, capsys, monkeypatch):
     assert lab.run("run") == 0
-    monkeypatch.setenv("FAKE_LOAD", "fail")
+    monkeypatch.setenv("FAKE_LOAD", "fail crm")
     assert lab.run("restore", "--database", "crm") == 1
     assert "database crm is incomplete now, restore it again: loading it" in capsys.readouterr().err
+
+
+def test_what_one_site_holds_back_stops_no_other(lab, capsys, monkeypatch, tmp_path):
+    """A site that puts a directory where the snapshot has a file once stopped the restore of all."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "page").write_text("page")
+    lab.change(paths=[str(lab.mail), str(other)])
+    assert lab.run("run") == 0
+    (lab.mail / "crm" / "new" / "1").unlink()
+    (lab.mail / "crm" / "new" / "1" / "x").mkdir(parents=True)
+    (other / "page").unlink()
+    (lab.server / "staging_crm").unlink()
+    monkeypatch.setenv("FAKE_LOAD", "fail crm")
+    assert lab.run("restore") == 1
+    said = capsys.readouterr()
+    assert "database crm is incomplete now, restore it again: " in said.err
+    assert "crm/new/1': a directory lies in its place: move it away and restore again" in said.err
+    assert said.err.splitlines()[-1] == (
+        f"civicrm-backup: crm, {lab.mail} did not come back whole: the lines above say why"
+    )
+    assert (lab.server / "staging_crm").read_text() == STAGING
+    assert (other / "page").read_text() == "page"
+    assert f"{lab.mail} restored from {lab.snapshots()[0]} but for 1 entries" in said.out
+
+
+def test_only_what_is_configured_here_is_restored(lab, capsys, tmp_path):
+    """A manifest lies on another host: it chooses neither a directory nor a database."""
+    assert lab.run("run") == 0
+    (lab.mail / "crm" / "new" / "1").unlink()
+    (lab.server / "crm").write_text("precious")
+    lab.change(paths=[str(tmp_path / "elsewhere")], databases=["staging_crm"])
+    for option, item in (("--path", str(lab.mail)), ("--database", "crm")):
+        assert lab.run("restore", option, item) == 1
+        assert "so it may not be restored here; nothing was changed" in capsys.readouterr().err
+    assert lab.run("restore") == 0
+    assert f"warning: {lab.mail}: not in backup_paths" in capsys.readouterr().err
+    assert not (lab.mail / "crm" / "new" / "1").exists()
+    assert (lab.server / "crm").read_text() == "precious"
 
 
 def test_a_directory_that_is_not_there_is_a_warning(lab, capsys, tmp_path):
