@@ -122,7 +122,7 @@ def test_success_leaves_a_stamp_and_no_staging(lab):
 
 def test_what_was_lost_comes_back_equal(lab):
     assert lab.run("run") == 0
-    (lab.server / "crm").unlink()
+    (lab.server / "crm").write_text("")
     (lab.server / "staging_crm").write_text("CREATE TABLE `made_later` (x);")
     (lab.mail / "crm" / "new" / "1").unlink()
     assert lab.run("restore") == 0
@@ -130,6 +130,47 @@ def test_what_was_lost_comes_back_equal(lab):
     assert (lab.server / "staging_crm").read_text() == STAGING
     assert (lab.mail / "crm" / "new" / "1").read_text() == "From: somebody\n"
     assert (lab.mail / "crm" / "new" / "1").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_dump_is_loaded_as_its_databases_account(lab):
+    """As root it could grant itself everything, and write to the other sites' databases."""
+    assert lab.run("run") == 0
+    assert lab.run("restore", "--database", "crm") == 0
+    # The fake lets nobody else load, and nobody with limits; afterwards the account is as it was.
+    assert (lab.server / ".account").read_text() == (
+        f"ALTER USER `crm`@localhost IDENTIFIED VIA mysql_native_password USING '*{'A' * 40}' WITH "
+        "MAX_QUERIES_PER_HOUR 0 MAX_UPDATES_PER_HOUR 0 MAX_CONNECTIONS_PER_HOUR 0 MAX_USER_CONNECTIONS 40 "
+        "MAX_STATEMENT_TIME 0.0"
+    )
+
+
+def test_a_database_that_no_account_has_is_not_emptied(lab, capsys):
+    assert lab.run("run") == 0
+    (lab.server / "crm").unlink()
+    assert lab.run("restore", "--database", "crm") == 1
+    assert "database crm was not changed: no account, or more than one, has this database" in capsys.readouterr().err
+    assert not (lab.server / "crm").exists()
+
+
+DEFINED = b"""INSERT INTO `a` VALUES
+('x\\nCREATE DEFINER=`root`@`localhost` y');
+/*!50003 CREATE*/ /*!50017 DEFINER=`gone`@`%`*/ /*!50003 TRIGGER t BEFORE INSERT ON a FOR EACH ROW SET NEW.t = 1 */;;
+CREATE DEFINER=`r``t`@`localhost` FUNCTION `f`() RETURNS int(11)
+/*!50013 DEFINER=`root`@`localhost` SQL SECURITY DEFINER */
+"""
+
+
+@pytest.mark.parametrize("width", [1, 7, 50, 1000])
+@pytest.mark.parametrize("long", [0, 10_000], ids=["short", "after a long line"])
+def test_whoever_loads_a_dump_owns_its_views_and_triggers(width, long):
+    """The account may name no other, and the one in the dump may be gone."""
+    text = b"INSERT " + b"DEFINER=`x`@`y` " * long + b";\n" + DEFINED
+    expected = text[: -len(DEFINED)] + DEFINED.replace(b"DEFINER=`gone`@`%`*/", b"*/").replace(
+        b"CREATE DEFINER=`r``t`@`localhost` ", b"CREATE "
+    ).replace(b"DEFINER=`root`@`localhost` SQL", b"SQL")
+    change = mariadb.WithoutDefiners()
+    pieces = [change(text[start : start + width]) for start in range(0, len(text), width)]
+    assert b"".join(pieces) + change.end() == expected
 
 
 def test_one_database_is_restored_alone(lab):
@@ -184,7 +225,7 @@ def test_a_row_longer_than_any_default_comes_back_and_the_limit_is_as_before(lab
     (lab.server / "crm").write_text(row)
     (lab.server / ".packet").write_text("67108864")
     assert lab.run("run") == 0
-    (lab.server / "crm").unlink()
+    (lab.server / "crm").write_text("")
     assert lab.run("restore", "--database", "crm") == 0
     assert (lab.server / "crm").read_text() == row
     assert (lab.server / ".packet").read_text() == "67108864"
@@ -293,7 +334,7 @@ def test_what_one_site_holds_back_stops_no_other(lab, capsys, monkeypatch, tmp_p
     (lab.mail / "crm" / "new" / "1").unlink()
     (lab.mail / "crm" / "new" / "1" / "x").mkdir(parents=True)
     (other / "page").unlink()
-    (lab.server / "staging_crm").unlink()
+    (lab.server / "staging_crm").write_text("")
     monkeypatch.setenv("FAKE_LOAD", "fail crm")
     assert lab.run("restore") == 1
     said = capsys.readouterr()

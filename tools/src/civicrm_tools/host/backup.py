@@ -215,8 +215,11 @@ def load_database(entry: dict[str, Any], local: Path, snapshot: str) -> bool:
     """Replace a database; say what came of it, and return whether it came back."""
     try:
         mariadb.load(entry["name"], local / entry["file"], entry["charset"], entry["collation"])
-    except Failure as failure:
+    except mariadb.Incomplete as failure:
         command.tell(NAME, f"database {entry['name']} is incomplete now, restore it again: {failure}")
+        return False
+    except Failure as failure:
+        command.tell(NAME, f"database {entry['name']} was not changed: {failure}")
         return False
     print(f"database {entry['name']} restored from {snapshot}", flush=True)
     return True
