@@ -50,7 +50,9 @@ def lab(tmp_path, monkeypatch):
         "target": {"host": "2001:db8::13", "user": "backup", "port": 22, "path": "."},
         "key": "/etc/key",
         "known_hosts": "/etc/known",
+        "signing_key": str(tmp_path / "signing-key"),
     }
+    (tmp_path / "signing-key").write_text("5a" * 32 + "\n")
     config = tmp_path / "config.json"
     config.write_text(json.dumps(settings))
     monkeypatch.setenv("PATH", f"{FAKES / 'backup'}:{FAKES / 'remote'}:{os.environ['PATH']}")
@@ -216,7 +218,76 @@ def test_a_corrupted_file_is_refused_before_any_change(lab, capsys, corruption):
 def test_verify_finds_a_whole_snapshot_whole(lab, capsys):
     assert lab.run("run") == 0
     assert lab.run("verify") == 0
-    assert "is whole: crm (2 tables), staging_crm (1 tables)" in capsys.readouterr().out
+    assert "is whole and signed by this host: crm (2 tables), staging_crm (1 tables)" in capsys.readouterr().out
+
+
+def forge(lab, **changes) -> str:
+    """Change the only snapshot's manifest as the backup host could, which has no key; the new name."""
+    (name,) = lab.snapshots()
+    manifest = json.loads((lab.remote / name / "manifest.json").read_text()) | changes
+    manifest = {key: value for key, value in manifest.items() if value is not None}
+    (lab.remote / name / "manifest.json").write_text(json.dumps(manifest))
+    if manifest["snapshot"] != name:
+        (lab.remote / name).rename(lab.remote / manifest["snapshot"])
+    return manifest["snapshot"]
+
+
+FORGED = {
+    "no signature": ({"signature": None}, "is not signed", "UNSIGNED"),
+    "another signature": ({"signature": "0" * 64}, "has a signature of another key", "FOREIGN"),
+    "no text": ({"signature": 1}, "has a signature of another key", "FOREIGN"),
+    "other content": ({"absent": ["/srv/other"]}, "has a signature of another key", "FOREIGN"),
+    "an older one under a new name": ({"snapshot": "20990101T000000Z"}, "has a signature of another key", "FOREIGN"),
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_what_this_host_has_not_signed_is_restored_on_demand_alone(lab, capsys, name):
+    """A checksum that the backup host could write anew says nothing."""
+    changes, reason, mark = FORGED[name]
+    assert lab.run("run") == 0
+    snapshot = forge(lab, **changes)
+    (lab.server / "crm").write_text("precious")
+    for option in ([], ["--snapshot", snapshot]):
+        assert lab.run("restore", *option) == 1
+        error = capsys.readouterr().err
+        assert f"snapshot {snapshot} {reason}" in error and "Nothing was changed" in error and error.count("\n") == 1
+    assert (lab.server / "crm").read_text() == "precious"
+    assert lab.run("verify") == 1
+    assert f"snapshot {snapshot} is whole, but {reason}" in capsys.readouterr().err
+    assert lab.run("list") == 0
+    assert mark in capsys.readouterr().out
+    assert lab.run("restore", "--unauthenticated") == 0
+    assert f"warning: snapshot {snapshot} {reason}" in capsys.readouterr().err
+    assert (lab.server / "crm").read_text() == CRM
+
+
+def test_the_newest_that_is_signed_is_restored(lab):
+    assert lab.run("run") == 0
+    (lab.remote / "20990101T000000Z").mkdir()
+    manifest = {"format": 1, "snapshot": "20990101T000000Z", "databases": [], "paths": [], "absent": []}
+    (lab.remote / "20990101T000000Z" / "manifest.json").write_text(json.dumps(manifest))
+    (lab.server / "crm").write_text("")
+    assert lab.run("restore") == 0
+    assert (lab.server / "crm").read_text() == CRM
+
+
+def test_snapshots_of_another_key_stay(lab, capsys, tmp_path):
+    """A lost vault means a new key; nothing of before may go for that."""
+    assert lab.run("run") == 0
+    (tmp_path / "signing-key").write_text("00" * 32)
+    assert lab.run("run") == 0
+    assert len(lab.snapshots()) == 2
+
+
+@pytest.mark.parametrize("key", [None, "", "zz", "00"])
+def test_no_key_no_snapshot(lab, capsys, tmp_path, key):
+    (tmp_path / "signing-key").unlink()
+    if key is not None:
+        (tmp_path / "signing-key").write_text(key)
+    assert lab.run("run") == 1
+    assert f"{tmp_path}/signing-key: the" in capsys.readouterr().err
+    assert lab.snapshots(complete=False) == []
 
 
 def test_a_row_longer_than_any_default_comes_back_and_the_limit_is_as_before(lab):

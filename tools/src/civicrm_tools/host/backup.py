@@ -1,8 +1,9 @@
 """Back up this host's databases and directories to the backup host, and restore them.
 
-A snapshot is a directory on the backup host: one compressed dump per database, one compressed tar per
-directory, and manifest.json with the size and SHA-256 of each. The manifest is sent last and removed first, so a
-directory without one is not a snapshot. The account on the backup host only needs to speak rsync (rrsync).
+A snapshot is a directory on the backup host: one compressed dump per database, one compressed tar per directory, and
+manifest.json with the size and SHA-256 of each, signed by a key that the backup host does not have. The manifest is
+sent last and removed first, so a directory without one is not a snapshot. The account on the backup host only needs to
+speak rsync (rrsync).
 """
 
 from __future__ import annotations
@@ -121,6 +122,7 @@ def run(config: Config, allow_empty: bool) -> None:
             "paths": paths,
             "absent": absent,
         }
+        manifest["signature"] = snapshots.signature(manifest, remote.key)
         files.write_json(directory / snapshots.MANIFEST, manifest, mode=0o600, indent=2)
         remote.push(directory)
         size = sum(entry["size"] for entry in entries(manifest))
@@ -156,19 +158,22 @@ def show(config: Config, as_json: bool) -> None:
                 print(f"{name}  INCOMPLETE")
             else:
                 size = sum(entry["size"] for entry in entries(manifest))
-                print(f"{name}  {megabytes(size)}  {describe(manifest)}")
+                seal = "" if manifest["seal"] == snapshots.OURS else f"  {manifest['seal'].upper()}"
+                print(f"{name}  {megabytes(size)}  {describe(manifest)}{seal}")
 
 
 def verify(config: Config, snapshot: str) -> None:
     with exclusive(config) as scratch:
         remote = Remote(config, scratch)
-        name, manifest = snapshots.choose(remote.snapshots(), snapshot)
+        name, manifest = snapshots.choose(remote.snapshots(), snapshot, unauthenticated=True)
         local = remote.fetch(name, (e["file"] for e in entries(manifest)))
         check_files(local, entries(manifest))
         for entry in manifest["databases"]:
             with about(f"database {entry['name']}"):
                 mariadb.check(local / entry["file"])
-        print(f"snapshot {name} is whole: {describe(manifest)}")
+        if manifest["seal"] != snapshots.OURS:
+            raise Failure(f"snapshot {name} is whole, but {snapshots.UNBELIEVED[manifest['seal']]}")
+        print(f"snapshot {name} is whole and signed by this host: {describe(manifest)}")
 
 
 def select(
@@ -196,10 +201,12 @@ def select(
     return chosen[0], chosen[1]
 
 
-def restore(config: Config, snapshot: str, databases: list[str], paths: list[str]) -> None:
+def restore(config: Config, snapshot: str, databases: list[str], paths: list[str], unauthenticated: bool) -> None:
     with exclusive(config) as scratch:
         remote = Remote(config, scratch)
-        name, manifest = snapshots.choose(remote.snapshots(), snapshot)
+        name, manifest = snapshots.choose(remote.snapshots(), snapshot, unauthenticated)
+        if manifest["seal"] != snapshots.OURS:
+            command.tell(NAME, f"warning: snapshot {name} {snapshots.UNBELIEVED[manifest['seal']]}")
         dumps, archives = select(config, manifest, databases, paths)
         local = remote.fetch(name, (entry["file"] for entry in [*dumps, *archives]))
         with about(f"snapshot {name}", "nothing was changed"):
@@ -252,7 +259,9 @@ def parser() -> argparse.ArgumentParser:
     now.add_argument("--allow-empty", action="store_true", help="even if a database is empty that was not before")
     listing = commands.add_parser("list", help="show the snapshots on the backup host")
     listing.add_argument("--json", action="store_true", help="as JSON: {snapshot: its manifest, null if incomplete}")
-    check = commands.add_parser("verify", help="fetch a snapshot, compare it with its checksums and read its dumps")
+    check = commands.add_parser(
+        "verify", help="fetch a snapshot, check its signature and checksums, and read its dumps"
+    )
     back = commands.add_parser(
         "restore",
         help="replace databases and unpack directories from a snapshot",
@@ -262,6 +271,11 @@ def parser() -> argparse.ArgumentParser:
     )
     for one in (check, back):
         one.add_argument("--snapshot", default="latest", metavar="NAME", help="default: the newest complete one")
+    back.add_argument(
+        "--unauthenticated", action="store_true",
+        help="also a snapshot that this host's key has not signed, as those of before: whoever has the backup host may "
+        "have written what is in it",
+    )  # fmt: skip
     back.add_argument("--database", action="append", default=[], metavar="NAME", help="only this one; repeatable")
     back.add_argument("--path", action="append", default=[], metavar="DIRECTORY", help="only this one; repeatable")
     return made
@@ -279,7 +293,7 @@ def body(argv: Sequence[str] | None) -> int:
     elif options.command == "verify":
         verify(config, options.snapshot)
     else:
-        restore(config, options.snapshot, options.database, options.path)
+        restore(config, options.snapshot, options.database, options.path, options.unauthenticated)
     return DONE
 
 
