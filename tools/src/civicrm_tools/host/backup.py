@@ -42,7 +42,8 @@ def dump_database(name: str, directory: Path) -> dict[str, Any]:
 def pack_path(number: int, path: Path, directory: Path) -> dict[str, Any]:
     slug = re.sub(r"[^A-Za-z0-9]+", "-", str(path)).strip("-")
     index = directory.parent / "index"
-    argv = ["tar", "--create", "--file=-", "--directory=/", "--acls", "--xattrs"]
+    # --sparse: a site can make a file of terabytes that takes no space, and hold up the backup of all with it.
+    argv = ["tar", "--create", "--file=-", "--directory=/", "--acls", "--xattrs", "--sparse"]
     argv += ["--verbose", f"--index-file={index}", "--", str(path.relative_to("/"))]
     # tar ends with 1 when a file changed while it was read: a mailbox does.
     file = directory / f"path-{number}-{slug}.tar.gz"
