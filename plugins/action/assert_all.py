@@ -14,10 +14,14 @@ Variables = dict[str, Any]
 
 
 class Found(NamedTuple):
-    """Checks that a role makes, the variables that its imports give it, and under which conditions it is imported."""
+    """Checks that a role makes, the variables that its imports give it, and under which conditions it is imported.
+
+    facts: in the place of checks, what is worked out once for all that follows and needs no answer of the host.
+    """
 
     role: str
     checks: list[dict[str, Any]]
+    facts: Variables
     given: Variables
     conditions: list[str]
 
@@ -69,8 +73,10 @@ class ActionModule(ActionBase):
             for role in dict.fromkeys([*(one.role for one in found), profile]):
                 defaults |= self._read(role, "defaults/main.yml") or {}
                 constants |= self._read(role, "vars/main.yml") or {}
+            facts: Variables = {}
             for one in found:
-                scope = defaults | variables | constants | one.given
+                scope = defaults | variables | constants | facts | one.given
+                facts |= {name: self._templar_for(scope).template(value) for name, value in one.facts.items()}
                 if all(self._templar_for(scope).evaluate_conditional(condition) for condition in one.conditions):
                     problem = self._first(one.checks, scope)
                     if problem is not None:
@@ -84,7 +90,9 @@ class ActionModule(ActionBase):
             when = task.get("when", [])
             needed = conditions + (when if isinstance(when, list) else [when])
             if "assert_all" in task:
-                yield Found(role, task["assert_all"]["checks"], variables, needed)
+                yield Found(role, task["assert_all"]["checks"], {}, variables, needed)
+            elif "ansible.builtin.set_fact" in task and "when" not in task:
+                yield Found(role, [], task["ansible.builtin.set_fact"], variables, needed)
             elif tasks := task.get("ansible.builtin.import_tasks"):
                 yield from self._imported(role, tasks, variables, needed)
             elif imported := task.get("ansible.builtin.import_role"):
