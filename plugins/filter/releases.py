@@ -91,6 +91,14 @@ def release_shared_directories(sites: list[Site]) -> list[dict[str, str]]:
     return list(directories.values())
 
 
+def written_directories(site: Site) -> list[str]:
+    """Return the served directories of a live site that the site itself writes: where its shared/ shows, or would."""
+    web = "" if site["web"] == "." else site["web"] + "/"
+    shared = site.get("shared", SHARED.get(site.get("cms", ""), []))
+    served = [entry["path"].removeprefix(web) for entry in shared if entry["path"].startswith(web)]
+    return [f"{site['docroot']}/{path}" for path in served]
+
+
 def release_description(site: Site, keep_releases: int, keep_dumps: int, pause_seconds: int) -> dict[str, Any]:
     """Return /etc/civicrm-release/<site>.json."""
     texts = {key: site.get(key, "") for key in ("database", "upgrade_command", "schema_command", "cache_socket")}
@@ -118,4 +126,5 @@ class FilterModule:
             "releases_due": releases_due,
             "release_shared_directories": release_shared_directories,
             "release_description": release_description,
+            "written_directories": written_directories,
         }

@@ -51,6 +51,14 @@ def gone(text: str, path: str) -> bool:
     return any(re.search(pattern, path) for pattern in re.findall(r'^\s*RedirectMatch 404 "(.*)"$', text, re.MULTILINE))
 
 
+def test_links_in_what_a_site_writes_lead_to_its_own_files(vhost):
+    """Root's links into shared/ and `current` go on working; a site's link to another site's file does not."""
+    written = "/srv/civicrm/staging-crm/web/"
+    for cms, path in (("wordpress", "wp-content/uploads"), ("drupal", "sites/default/files"), ("standalone", "public")):
+        assert section(vhost(cms=cms), f'Directory "{written}{path}"').strip() == "Options SymLinksIfOwnerMatch"
+    assert "Options FollowSymLinks" in section(vhost(), 'Directory "/srv/civicrm/staging-crm/web"')
+
+
 def test_the_site_answers_on_inner_addresses_only(vhost):
     text = vhost()
     assert re.findall(r"<VirtualHost (.*)>", text) == ["10.77.0.11:443 [fd77::11]:443"]

@@ -63,6 +63,16 @@ def test_shared_directories_are_the_sites_and_what_holds_them_is_roots():
     ]
 
 
+def test_what_a_site_writes_and_apache_serves():
+    """What lies beside the served directory, such as private/, is not served."""
+    drupal = {"cms": "drupal", "docroot": "/srv/a/current/web", "web": "web"}
+    assert releases.written_directories(drupal) == ["/srv/a/current/web/sites/default/files"]
+    plain = {"cms": "wordpress", "docroot": "/srv/b/web", "web": "."}
+    assert releases.written_directories(plain) == ["/srv/b/web/wp-content/uploads"]
+    own = {"docroot": "/srv/c/current/web", "web": "web", "shared": [{"path": "web/media", "to": "media"}]}
+    assert releases.written_directories(own) == ["/srv/c/current/web/media"]
+
+
 def test_the_tool_reads_all_its_keys():
     """A key that the tool does not know, or misses, stops every deployment."""
     (site,) = releases.site_releases(sites.live_sites([ARCHIVE]))
