@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import ipaddress
 import json
 import re
 import shlex
@@ -34,7 +35,7 @@ CREDENTIAL = {"username": "front-door", "password": "canary-of-the-front-door"}
 def ext(render):
     """Render a template of the profile; keywords change the site's entry."""
 
-    def _render(template: str, kind: str = "front-door", **site) -> str:
+    def _render(template: str, kind: str = "front-door", never: tuple[str, ...] = (), **site) -> str:
         (item,) = sites.live_sites([(DOOR if kind == "front-door" else API) | site], "/srv/donate-api")
         return render(
             "civicrm_ext",
@@ -42,6 +43,7 @@ def ext(render):
             item=[kind, item],
             civicrm_ext_backend_address="10.77.0.11",
             civicrm_ext_front_door_credential=CREDENTIAL,
+            civicrm_ext_never_refused=never,
             civicrm_ext_users=[{"name": "alice", "password_hash": "$2y$05$" + "a" * 53}],
         )
 
@@ -160,8 +162,35 @@ def test_who_failed_too_often_is_refused_before_a_password_is_looked_at(door):
     assert 'RewriteCond "%{ENV:public_path}" "^$"' in rules
     assert 'RewriteRule "^" "-" [R=429,L]' in rules
     markers = re.findall(r"-e '(\S+)'", door)
-    assert markers == ["/run/front-door/address/%{REMOTE_ADDR}", "/run/front-door/login/%{REMOTE_ADDR}=%{reqenv:login}"]
+    assert markers == [
+        "/run/front-door/address/%{reqenv:visitor}",
+        "/run/front-door/login/%{reqenv:visitor}=%{reqenv:login}",
+    ]
     assert door.index("<RequireAny>") > door.index("[R=429,L]")
+
+
+def visitor(door: str, address: str) -> str:
+    """Return the variable that the vhost's rules set for a client's address."""
+    rules = re.findall(r'SetEnvIfExpr "(?:-R \'(\S+)\' && )?%\{REMOTE_ADDR\} =~ m#(.*?)#" visitor=(\S+)$', door, re.M)
+    found = ""
+    for network, pattern, value in rules:
+        match = re.search(pattern, address)
+        if match and (not network or ipaddress.ip_address(address) in ipaddress.ip_network(network)):
+            found = re.sub(r"\$(\d)", lambda group, match=match: match[int(group[1])], value)
+    return found
+
+
+def test_an_ipv6_visitor_is_the_network_of_64_bits(ext):
+    """Written as fail2ban writes it, wherever the address has zeros; who is never refused stays one address."""
+    door = ext("etc/apache2/sites-available/front-door.conf", never=["2001:db8:f::13", "2001:db8:e::/48", "192.0.2.1"])
+    assert visitor(door, "198.51.100.7") == "198.51.100.7"
+    assert visitor(door, "2001:db8:f::13") == "2001:db8:f::13"
+    assert visitor(door, "2001:db8:e:1::5") == "2001:db8:e:1::5"
+    for zeros in range(256):  # which of the eight groups are zero
+        groups = [0 if zeros >> n & 1 else 0x1A0 + n for n in range(8)]
+        groups[0] = 0x2A0B
+        address = ipaddress.ip_address(":".join(f"{group:x}" for group in groups))
+        assert visitor(door, str(address)) == str(ipaddress.ip_network(f"{address}/64", strict=False).network_address)
 
 
 def test_a_login_in_a_marker_is_no_path(door):
