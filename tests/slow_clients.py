@@ -19,16 +19,16 @@ call = json.loads(sys.stdin.readline())
 context = ssl.create_default_context(cafile="/etc/ssl/lab-ca.pem")
 head, drip = base64.b64decode(call["head"]), base64.b64decode(call["drip"])
 family = socket.AF_INET6 if ":" in call["source"] else socket.AF_INET
-address = socket.getaddrinfo(call["host"], 443, family, socket.SOCK_STREAM)[0][4]
+address = socket.getaddrinfo(call["at"] or call["host"], 443, family, socket.SOCK_STREAM)[0][4]
 connections = []
-for _ in range(call["count"]):
+for number in range(call["count"]):
     plain = socket.socket(family)
     if call["window"]:
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, call["window"])
-    plain.settimeout(10)
+    plain.settimeout(3)
     try:
         if call["source"]:
-            plain.bind((call["source"], 0))
+            plain.bind((call["source"] + (f"{number + 1:x}" if call["source"].endswith("::") else ""), 0))
         plain.connect(address)
         one = context.wrap_socket(plain, server_hostname=call["host"])
         one.sendall(head)
@@ -52,16 +52,16 @@ print("open", len(connections), flush=True)
 
 @contextmanager
 def slow_clients(
-    host: str, head: bytes, drip: bytes = b"", count: int = 20, source: str = "", window: int = 0
+    host: str, head: bytes, drip: bytes = b"", count: int = 20, source: str = "", window: int = 0, at: str = ""
 ) -> Iterator[dict[str, int]]:
     """Have slow clients on the world hold connections as long as the context lasts.
 
     head: what each sends at once; drip: what it sends every half second; window: bytes of its receive buffer, for one
-    that reads 64 bytes every half second; source: its address. The dictionary has `opened`, how many got a connection,
-    and afterwards `left`.
+    that reads 64 bytes every half second; source: its address, or the beginning of a network of 64 bits of which each
+    has another; at: the site's address. The dictionary has `opened`, how many got a connection, and afterwards `left`.
     """
     encoded = {key: base64.b64encode(value).decode() for key, value in {"head": head, "drip": drip}.items()}
-    call = {"host": host, "count": count, "source": source, "window": window, "seconds": LIMIT} | encoded
+    call = {"host": host, "count": count, "source": source, "window": window, "at": at, "seconds": LIMIT} | encoded
     run = ["podman", "exec", "-i", "world", "python3", "-c", PROGRAM]
     process = subprocess.Popen(run, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     found: dict[str, int] = {}

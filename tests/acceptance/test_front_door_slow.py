@@ -36,7 +36,7 @@ def served(browse):
 
     def _served(url: str, user: str | None = None, status: int = 200, **options: str) -> str:
         start = time.monotonic()
-        found, answer = browse(url, user=user, **options)
+        found, answer = browse(url, user=user, max_time="15", **options)
         took = time.monotonic() - start
         assert (found, took < SOON) == (status, True), f"{url}: {found} after {took:.1f} s"
         return answer
@@ -91,6 +91,34 @@ def test_one_address_does_not_take_all_connections(served):
     with slow_clients(CRM, b"GET / HTTP/1.1\r\n", b"x", count=270, source=greedy) as held:
         assert 240 <= held["opened"] <= 250
         served(f"https://{API}/", interface=other)
+
+
+@pytest.fixture
+def network(world, crm_ext):
+    """A network of 64 bits outside that is all the world's, as a person at home has one; its first 48 bits."""
+    prefix = "fd66:0:0"
+    own = world.check_output("ip -6 -o address show dev eth0 scope link").split()[3].split("/")[0]
+    world.check_output(
+        f"sysctl -qw net.ipv6.ip_nonlocal_bind=1; ip -6 route replace local {prefix}::/48 dev lo; "
+        f"ip -6 route replace {prefix}:ffff::/64 dev eth0"
+    )
+    crm_ext.check_output(
+        f"ip -6 address replace {prefix}:ffff::12/128 dev eth0 nodad; "
+        f"ip -6 route replace {prefix}::/48 via {own} dev eth0"
+    )
+    yield prefix
+    crm_ext.check_output(
+        f"ip -6 route delete {prefix}::/48 dev eth0; ip -6 address delete {prefix}:ffff::12/128 dev eth0"
+    )
+    world.check_output(f"ip -6 route delete local {prefix}::/48 dev lo; ip -6 route delete {prefix}:ffff::/64 dev eth0")
+
+
+def test_a_network_of_64_bits_counts_as_one(served, browse, network, world):
+    """Who has one has more addresses than anybody could count; the network beside it is somebody else's."""
+    ext = f"{network}:ffff::12"
+    with slow_clients(CRM, b"GET / HTTP/1.1\r\n", b"x", count=290, source=f"{network}:1::", at=ext) as held:
+        assert 240 <= held["opened"] <= 285, held
+        served(f"https://{API}/", interface=f"{network}:2::1", resolve=f"{API}:443:[{ext}]")
 
 
 @pytest.mark.parametrize("kind", ["donation", "one-click", "form"])
