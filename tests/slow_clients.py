@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,7 +63,8 @@ def slow_clients(
     """
     encoded = {key: base64.b64encode(value).decode() for key, value in {"head": head, "drip": drip}.items()}
     call = {"host": host, "count": count, "source": source, "window": window, "at": at, "seconds": LIMIT} | encoded
-    run = ["podman", "exec", "-i", "world", "python3", "-c", PROGRAM]
+    launch = [os.environ["LAUNCH"]] if "LAUNCH" in os.environ else []  # for callers that podman needs help for
+    run = [*launch, "podman", "exec", "-i", "world", "python3", "-c", PROGRAM]
     process = subprocess.Popen(run, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     found: dict[str, int] = {}
     try:
