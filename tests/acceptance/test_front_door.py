@@ -280,23 +280,6 @@ def test_an_uploaded_file_runs_no_script_as_the_site(browse, front_door, crm_int
         crm_int.check_output(f"rm {probe}")
 
 
-@pytest.mark.mutates
-def test_a_link_of_a_site_leads_to_no_file_of_another(browse, front_door, crm_int):
-    """Its own links go on working, and so do root's."""
-    uploads, secret = "/srv/civicrm/test-crm/web/wp-content/uploads", "/srv/civicrm/staging-crm/web/link-probe"
-    crm_int.check_output(
-        f"mkdir -p {uploads} && echo own >{uploads}/own && echo secret >{secret} && chmod 644 {secret} && "
-        f"ln -s {secret} {uploads}/theirs && ln -s own {uploads}/mine && chown -R -h test-crm: {uploads}"
-    )
-    try:
-        url = f"https://{CRM_SITES['test-crm']}/wp-content/uploads"
-        assert browse(f"{url}/theirs", user=front_door)[0] == 403
-        assert browse(f"{url}/mine", user=front_door)[0] == 200
-        assert browse(f"https://{CRM_SITES['crm']}/wp-includes/css/buttons.min.css", user=front_door)[0] == 200
-    finally:
-        crm_int.check_output(f"rm -r /srv/civicrm/test-crm/web/wp-content {secret}")
-
-
 @pytest.fixture(scope="module")
 def sslyze():
     """The command sslyze, in an environment of its own: it wants an older cryptography than the rest."""
@@ -326,7 +309,7 @@ def test_tls_is_mozillas_intermediate_profile(sslyze, crm_ext, tmp_path, server_
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     verdict = done.stdout.partition("COMPLIANCE AGAINST TLS CONFIGURATION")[2]
     assert "Checking results" in verdict, done.stdout + done.stderr
