@@ -45,6 +45,8 @@ def test_a_null_client_takes_mail_from_its_own_programs_and_keeps_none(baseline)
     assert main["mydestination"] == ""
     assert main["local_transport"].startswith("error:")
     assert main["relayhost"] == "[10.77.0.11]"
+    assert main["authorized_submit_users"] == "root"
+    assert main["authorized_mailq_users"] == main["authorized_flush_users"] == "root"
     assert main["myhostname"] == "crm-ext-01.example.org"
 
 
@@ -55,6 +57,8 @@ def test_a_null_client_delivers_nothing_on_its_own_host(baseline):
     services = {line[0] for line in lines}
     assert {"pickup", "cleanup", "qmgr", "smtp", "error", "bounce"} <= services
     assert not {"local", "virtual", "lmtp"} & services
+    # A port would take mail of any user (N46).
+    assert not [line for line in lines if line[1] == "inet"]
 
 
 @pytest.mark.parametrize(("item", "pid_file"), [("rsyslog", False), ("postfix", False), ("postfix@-", True)])
