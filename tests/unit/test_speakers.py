@@ -102,7 +102,7 @@ def test_a_site_is_not_another_user_of_the_host():
 )
 def test_no_from_takes_long_or_fails(value):
     """A message that a program dies of would wait in maildrop for ever."""
-    KNOWN.judge(CRM, "", [value])
+    assert KNOWN.judge(CRM, "", [value]) == tool.Judgement()
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,9 @@
 
 header_checks send a message here when any of its Received lines names such a site, and a message can bring such a line
 with it. Here only the first header counts, which Postfix itself wrote, after those of a signer, of header_checks and of
-`postsuper -r`: of a site with policy catch or hold the message goes to catch@ or hold@SITE.caught.invalid by the listener
-on loopback, which knows no other address; of anybody else on to the recipient, by the service "again". Lines that would
-send it here once more are renamed to X-Submitted-Received.
+`postsuper -r`: of a site with policy catch or hold the message goes to catch@ or hold@SITE.caught.invalid by the
+listener on loopback, which knows no other address; of anybody else on to the recipient, by the service "again". Lines
+that would send it here once more are renamed to X-Submitted-Received.
 
 Receipts come here too, for nobody else may tell that their submitter may send.
 

@@ -93,7 +93,7 @@ class Speakers:
         site = self.users.get(submitter.name) if submitter.kind == "uid" else submitter.name
         if site and domain in self.domains.get(site, []):
             return True
-        # cron and mail() write in the name of the site's user; a service of this host, such as abuse-report, as anybody's.
+        # cron and mail() write in the name of the site's user; a service of the host as anybody's.
         return domain == self.hostname and submitter.kind == "uid" and (not site or local == _user(submitter.name))
 
 
