@@ -182,6 +182,17 @@ def test_only_a_messages_own_headers_count(postfix):
     assert main["nested_header_checks"] == main["mime_header_checks"] == ""
 
 
+def test_what_strangers_get_at_port_25(postfix):
+    """No suite without a certificate, AES in CBC mode for servers of old, no success reports, one end of a message."""
+    main = parameters(postfix("etc/postfix/main.cf", postfix_mailing_tls_suites=["ECDHE-RSA-AES128-GCM-SHA256"]))
+    suites = main["tls_medium_cipherlist"].split(":")
+    assert suites[0] == "ECDHE-RSA-AES128-GCM-SHA256"
+    assert not [suite for suite in suites if re.search("ADH|AECDH|DES|RC4|CAMELLIA|ARIA|CCM|NULL|MD5", suite)]
+    assert {"ECDHE-RSA-AES128-SHA", "AES256-SHA"} <= set(suites)
+    assert main["smtpd_discard_ehlo_keywords"] == "silent-discard, dsn"
+    assert (main["smtpd_forbid_bare_newline"], main["smtpd_forbid_unauth_pipelining"]) == ("normalize", "yes")
+
+
 def test_loopback_may_not_relay(postfix):
     assert parameters(postfix("etc/postfix/main.cf"))["mynetworks"] == "cidr:/etc/postfix/relay_clients.cidr"
     assert "127." not in postfix(
