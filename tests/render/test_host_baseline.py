@@ -125,6 +125,18 @@ def test_security_updates_come_by_night_unless_switched_off(baseline, enabled, v
     assert not [line for line in text.splitlines() if line.startswith("#")]
 
 
+def test_only_the_mail_daemons_write_the_mail_log(baseline):
+    """Any user may say that it is postfix/smtp; rsyslog asks the kernel, before any of Debian's rules (N46)."""
+    main = baseline("etc/rsyslog.conf")
+    assert 'SysSock.Annotate="on" SysSock.ParseTrusted="on"' in main
+    assert main.index("$IncludeConfig /etc/rsyslog.d/*.conf") < main.index("/var/log/mail.log")
+    text = baseline("etc/rsyslog.d/10-mail-log.conf", host_baseline_mail_log_users=["root", "mail-policy"])
+    rule = text.replace("@uid(root)@", "0").replace("@uid(mail-policy)@", "984")
+    assert 'if $syslogfacility-text == "mail" and not ($!uid == ["0", "984"]) then {' in rule
+    assert rule.rstrip().endswith("stop\n}")
+    assert "/var/log/mail-others.log\n" in baseline("etc/logrotate.d/rsyslog")
+
+
 def test_logs_are_kept_as_long_as_asked_and_stay_readable_for_adm_alone(baseline):
     text = baseline("etc/logrotate.d/rsyslog", host_baseline_log_retention_days=30)
     assert re.search(r"^\s*rotate 30$", text, re.MULTILINE)
