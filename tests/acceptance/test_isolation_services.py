@@ -315,7 +315,7 @@ CBC = re.compile(r"((ECDHE-(ECDSA|RSA)|DHE-RSA)-)?AES(128|256)(-GCM)?-SHA(256|38
 
 
 def test_imaps_and_smtp_offer_the_one_list_of_suites(crm_int):
-    """Mozilla's intermediate; at 25 AES in CBC mode stays, nothing without a certificate, DH from 2048 bits on (N47)."""
+    """Mozilla's intermediate; at 25 AES in CBC mode stays, nothing without a certificate, DH from 2048 bits (N47)."""
     imaps, smtp = offered(crm_int, "127.0.0.1:993"), offered(crm_int, "127.0.0.1:25", "-starttls smtp")
     assert imaps
     assert not [suite for suite in imaps if not INTERMEDIATE.fullmatch(suite)]
