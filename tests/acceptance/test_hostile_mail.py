@@ -210,7 +210,7 @@ def test_no_form_of_a_messages_end_smuggles_a_second_one_in(world):
 
 @pytest.mark.mutates
 def test_commands_before_their_turn_are_refused(world):
-    """Who sends on without waiting for an answer that must come first is no mail server; Debian 12's takes it unless told."""
+    """Who sends on without waiting for an answer that must come first is no mail server; Debian 12 asks to be told."""
     early = "HELO mx.outside.test\r\nMAIL FROM:<a@outside.test>\r\nRCPT TO:<postmaster@crm.torproject.test>\r\n"
     talk = (
         "import socket\n"

@@ -17,7 +17,7 @@ from test_hostile_mail import source as outside
 from test_isolation import APIS, CRM
 from test_mail_policy import caught, submit
 
-pytestmark = [pytest.mark.mutates, pytest.mark.mail]
+pytestmark = pytest.mark.mutates
 
 HOSTS = {"int": "crm-int-01.torproject.test", "ext": "crm-ext-01.torproject.test"}
 DOMAIN = {name: site["mail_domain"] for name, site in CRM.items()}
