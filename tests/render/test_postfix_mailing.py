@@ -342,6 +342,8 @@ def test_role_addresses_reach_the_human(postfix):
     ("header", "kind"),
     [
         ("X-Signed-As: news@crm.example.org", "submission"),
+        ("X-Signed-As: nobody@unsigned.invalid", "submission"),
+        ("X-Signed-As: nobody@diverted.invalid", None),
         ("Received: by int.example.org (Postfix, from userid 997)\n\tid 4jW8WD6NjJzDSVp; Fri, 20 Nov 2026", None),
         ("Received: from crm (localhost [127.0.0.1])\n\tby int.example.org (Postfix) with ESMTPSA", "submission"),
         ("Received: from crm (localhost [IPv6:::1])\n\tby int.example.org (Postfix)", "submission"),
@@ -429,16 +431,21 @@ def test_who_speaks_for_which_domain_is_told_once(postfix, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line",
+    ("line", "actions"),
     [
-        "Received: by int.example.org (Postfix, from userid 997)\n\tid 4jW; Fri",
-        "received :by x\n (Postfix, from userid 0)",
+        (
+            "Received: by int.example.org (Postfix, from userid 997)\n\tid 4jW8WD6NjJzDSVp; Fri, 20 Nov 2026",
+            ["PREPEND X-Submitted-By: ${1}"],
+        ),
+        ("x-submitted-by : 997", ["IGNORE"]),
+        ("X-Before: Received: by x (Postfix, from userid 0)\n\tid x", []),
     ],
 )
-def test_every_line_that_is_like_pickups_is_shown_behind_another(postfix, line):
-    """Only the first is hidden from milters, and it is Postfix' own where it is not diverted (N46)."""
-    ((pattern, action),) = rules(postfix("etc/postfix/picked_up.pcre"))
-    assert (bool(pattern.search(line)), action) == (True, "PREPEND X-Submitted-By: sendmail")
+def test_the_uid_of_pickups_line_is_shown_to_the_milter_and_none_that_a_message_brings(postfix, line, actions):
+    """Who submits is what Postfix says, before anything of the message (N46)."""
+    assert [
+        action for pattern, action in rules(postfix("etc/postfix/picked_up.pcre")) if pattern.search(line)
+    ] == actions
 
 
 MILTER = {"postfix_mailing_milters": ["unix:/run/opendkim/opendkim.sock"]}

@@ -8,9 +8,10 @@ missing. This program sees all of a message's headers and, unless one says that 
 `X-Mail-Class: receipt`, which milter_header_checks act on. It does not know the recipients.
 
 It says, too, for whom a message may be signed, in X-Signed-As, and refuses one in the name of another (`speakers`).
-By SMTP the login tells who submits, of sendmail's mail the line of pickup(8). Postfix keeps a message's first header
-from milters; so header_checks put one before each line that looks like pickup's, and where the first that comes is such
-a line, it is Postfix' own. Diverted mail gets none: there nobody can tell who submitted.
+By SMTP the login tells who submits, of sendmail's mail X-Submitted-By, which header_checks put before the line of
+pickup(8) and before each that a message brings along like it. Milters do not see the first Received line. So where
+X-Submitted-By comes first, with no such line behind it, it is about the hidden one. Diverted mail has none: there nobody
+can tell.
 
 On another socket it answers cleanup(8) and smtpd(8), which ask for a domain's ASCII form in an address or a command.
 
@@ -35,7 +36,7 @@ from civicrm_tools.mail.speakers import Judgement, Speakers, Submitter
 
 NAME = "receipt-milter"
 MARK = b"X-Mail-Class"
-SIGNED_AS = b"X-Signed-As"
+SIGNED_AS, SUBMITTED_BY = b"X-Signed-As", b"X-Submitted-By"
 # A header that only bulk mail has; with Precedence the value decides.
 BULK = {b"list-unsubscribe", b"list-id", b"x-civimail-bounce", MARK.lower()}
 PRECEDENCE = {b"bulk", b"list", b"junk"}
@@ -47,8 +48,6 @@ LEAVE_OUT = 0x01 | 0x02 | 0x08 | 0x40 | 0x100 | 0x200
 NO_ANSWER = 0x80 | 0x4000 | 0x80000
 LARGEST = 1 << 20
 CHUNK = 65535
-# The whole line: one that looks like two users' would be seen by nobody, as mail of the one is diverted.
-PICKUP = rb"by %s \(Postfix, from userid ([0-9]+)\)\r?\n\tid [0-9A-Za-z]+; [A-Za-z0-9,:+ -]+ \([A-Za-z0-9+-]+\)"
 # What may stand in an answer to an SMTP client.
 UNPRINTABLE = re.compile(r"[^ -~]|%")
 WELCOME = struct.pack("!III", VERSION, ADD_HEADERS | CHANGE_BODY | CHANGE_HEADERS, LEAVE_OUT | NO_ANSWER)
@@ -70,7 +69,6 @@ class Talk:
 
     def __init__(self, kind: str, known: Speakers) -> None:
         self.kind, self.known = kind, known
-        self.pickup = re.compile(PICKUP % re.escape(known.hostname.encode()))
         self.forget()
 
     def forget(self) -> None:
@@ -124,19 +122,19 @@ class Talk:
             if judged.silent and self.kind == "sendmail":
                 return packet(b"d")
             return packet(b"y", f"550 5.7.1 {text}".encode() + b"\0")
-        signed = b""
-        if submitter.kind != "hidden":
-            signed = packet(b"h", SIGNED_AS + b"\0" + judged.signed_as.encode("latin-1") + b"\0")
-        return b"".join(self.changes()) + signed + packet(b"c")
+        signed = SIGNED_AS + b"\0" + judged.signed_as.encode("latin-1") + b"\0"
+        return b"".join(self.changes()) + packet(b"h", signed) + packet(b"c")
 
     def submitter(self) -> Submitter:
         if self.kind == "host":
             return Submitter("host")
         if self.kind == "smtp":
             return Submitter("login", self.login) if self.login else Submitter("relay")
-        name, value = self.headers[0] if self.headers else (b"", b"")
-        found = self.pickup.fullmatch(value.lstrip(b" ")) if name == b"Received" else None
-        return Submitter("uid", found[1].decode()) if found else Submitter("hidden")
+        (name, value), (after, line) = (*self.headers[:2], (b"", b""), (b"", b""))[:2]
+        brought = after.strip().lower() == b"received" and b"from userid" in line.lower()
+        if name != SUBMITTED_BY or brought or not value.strip().isdigit():
+            return Submitter("hidden")
+        return Submitter("uid", value.strip().decode())
 
     def changes(self) -> Iterator[bytes]:
         """Packets that change the message."""

@@ -20,8 +20,8 @@ from pathlib import Path
 from civicrm_tools.core import files
 
 CONFIGURATION = Path("/etc/postfix/speakers.json")
-# In no signing table.
-NOBODY = "nobody@unsigned.invalid"
+# In no signing table. By the second the switch of mailings knows what is diverted (submitted.pcre).
+NOBODY, NOBODY_KNOWS = "nobody@unsigned.invalid", "nobody@diverted.invalid"
 ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+"
 DOMAIN = r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*"
 BARE = re.compile(rf"\s*({ATOM})@({DOMAIN})\s*")
@@ -62,7 +62,9 @@ class Speakers:
     def judge(self, submitter: Submitter, sender: str, froms: Iterable[bytes]) -> Judgement:
         """sender: the envelope's, without brackets; froms: the values of all From headers."""
         site = self.users.get(submitter.name) if submitter.kind == "uid" else submitter.name
-        if submitter.kind == "hidden" or (submitter.kind in ("uid", "login") and site in self.silent):
+        if submitter.kind == "hidden":
+            return Judgement(NOBODY_KNOWS)
+        if submitter.kind in ("uid", "login") and site in self.silent:
             return Judgement()
         found = [address(value) for value in froms]
         signed_as = NOBODY
