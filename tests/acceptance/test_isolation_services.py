@@ -239,15 +239,16 @@ EVERYBODY = "everybody"
 SITES = [site["user"] for site in CRM.values()]
 # Resource -> who may use it besides root; what is not here is root's alone.
 SYSTEM = {
-    # The journal and syslog take lines of everybody, and know who wrote them.
+    # The journal and syslog take lines of everybody, and know who wrote them; of the last that is not known, nor believed.
     r"u_\w+ /run/systemd/journal/(dev-log|socket|stdout|syslog)": EVERYBODY,
+    r"u_dgr /var/spool/postfix/dev/log": EVERYBODY,
     r"u_dgr /run/systemd/notify": EVERYBODY,
     r"u_\w+ /run/dbus/system_bus_socket": EVERYBODY,
-    r"u_str /run/systemd/(userdb/)?io\.systemd\.\w+": EVERYBODY,
-    r"u_str /run/systemd/(journal|report)/io\.systemd\.\w+": EVERYBODY,
+    # systemd's own, and its own affair.
+    r"u_str /run/systemd/(\w+/)?io\.systemd\.\w+": None,
     # sshd asks for a key there, too.
     r"u_str /run/ssh-unix-local/socket": EVERYBODY,
-    r"(tcp|udp) \[(127\.0\.0\.1|::1)\]:53": {"_apt", "postfix", "systemd-timesync", "unbound"},
+    r"(tcp|udp) \[(127\.0\.0\.1|::1)\]:53": {"_apt", "postfix", "systemd-timesync"},
     r"u_str /run/unbound\.ctl": {"unbound"},
     # apt's mirrors may be anywhere, by the inventory.
     r"tcp \[10\.77\.0\.1\d\]:443": {"_apt"},
@@ -268,6 +269,11 @@ INT = SYSTEM | {
     r"u_str /run/receipt-milter(-\w+)?\.sock": {"postfix"},
     r"u_str /run/postfix-pace/socket": {"postfix"},
     r"u_str /run/mail-policy-again\.sock": {"mail-policy"},
+    r"u_str /run/dovecot/lmtp": {"postfix"},
+    r"u_str /run/dovecot/(login|token-login)/\S+": {"dovenull"},
+    r"u_str /run/dovecot/quota-warning": {f"vmail-{name}" for name in CRM},
+    r"u_str /run/dovecot/(auth-(client|login|userdb|worker)|dict(-async)?|stats-writer)": {"dovecot"},
+    r"u_str /run/dovecot/(imap-hibernate|imap-urlauth-worker|indexer-worker)": {"dovecot"},
     r"u_str /run/php/[a-z-]+\.sock": {"www-data"},
     **{rf"u_str {site['cache_socket']}": {site["user"], "redis"} for site in CRM.values()},
 }
@@ -292,8 +298,8 @@ def test_every_socket_and_port_is_for_those_who_are_listed(request, name, table)
     wrong = {}
     for resource, reached in found.items():
         allowed = next((who for pattern, who in table.items() if re.fullmatch(pattern, resource)), set())
-        expected = set(users) if allowed == EVERYBODY else set(allowed) & set(users)
-        if set(reached) != expected:
+        expected = set(users) if allowed == EVERYBODY else set(allowed or []) & set(users)
+        if allowed is not None and set(reached) != expected:
             wrong[resource] = {"too many": sorted(set(reached) - expected), "missing": sorted(expected - set(reached))}
     assert wrong == {}
 
@@ -369,6 +375,7 @@ WRITERS = {
     "| logger --journald",
     "stdout": "(printf '<22>'; echo {}) | systemd-cat -t postfix/smtp --level-prefix=true",
     "postlog": "postlog -t postfix/smtp -p info {}",
+    "spool": "test ! -S /var/spool/postfix/dev/log || logger -u /var/spool/postfix/dev/log -p mail.info {}",
     "socket": "logger -u /run/systemd/journal/syslog -p mail.info -t 'postfix/smtp[7]' {}",
 }
 
@@ -382,4 +389,6 @@ def test_nobody_writes_lines_as_postfix(crm_int, eventually, way):
     crm_int.check_output(f"logger -p mail.info -t 'postfix/smtp[7]' {control}")
     eventually(lambda: crm_int.run(f"grep -qF {control} /var/log/mail.log").rc == 0, within=10)
     assert crm_int.run(f"grep -F {stamp}@ /var/log/mail.log").stdout == ""
-    assert crm_int.run(f"grep -cF {stamp}@ /var/log/mail-others.log").stdout.strip() == "1"
+    # systemd keeps the facility of what a program prints.
+    if way in ("syslog", "journal", "postlog", "socket"):
+        assert crm_int.run(f"grep -cF {stamp}@ /var/log/mail-others.log").stdout.strip() == "1"

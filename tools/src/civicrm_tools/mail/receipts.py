@@ -10,8 +10,8 @@ missing. This program sees all of a message's headers and, unless one says that 
 It says, too, for whom a message may be signed, in X-Signed-As, and refuses one in the name of another (`speakers`).
 By SMTP the login tells who submits, of sendmail's mail X-Submitted-By, which header_checks put before the line of
 pickup(8) and before each that a message brings along like it. Milters do not see the first Received line. So where
-X-Submitted-By comes first, with no such line behind it, it is about the hidden one. Diverted mail has none: there nobody
-can tell.
+X-Submitted-By comes first, with no such line behind it, it is about the hidden one. Diverted mail has none: there
+nobody can tell.
 
 On another socket it answers cleanup(8) and smtpd(8), which ask for a domain's ASCII form in an address or a command.
 
