@@ -239,7 +239,7 @@ EVERYBODY = "everybody"
 SITES = [site["user"] for site in CRM.values()]
 # Resource -> who may use it besides root; what is not here is root's alone.
 SYSTEM = {
-    # The journal and syslog take lines of everybody, and know who wrote them; of the last that is not known, nor believed.
+    # The journal and syslog take lines of everybody, and know who wrote them; the last is not believed.
     r"u_\w+ /run/systemd/journal/(dev-log|socket|stdout|syslog)": EVERYBODY,
     r"u_dgr /var/spool/postfix/dev/log": EVERYBODY,
     r"u_dgr /run/systemd/notify": EVERYBODY,
