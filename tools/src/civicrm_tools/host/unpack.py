@@ -86,7 +86,7 @@ def gid_of(name: str) -> int | None:
 def acl(text: str) -> bytes:
     """Return tar's text of an ACL as the kernel takes it (system.posix_acl_*). Raises Refused."""
     packed = struct.pack("<I", 2)
-    for entry in text.replace("\n", ",").split(","):
+    for entry in filter(None, (line.partition("#")[0].strip() for line in text.replace(",", "\n").split("\n"))):
         kind, _, rest = entry.partition(":")
         who, _, permissions = rest.partition(":")
         if kind not in ACL_TAGS or len(permissions) < 3:
@@ -248,10 +248,15 @@ class Unpacking:
         if member.mode & 0o7777 & ~allowed:
             self.report.altered.add(member.name, f"mode {member.mode & 0o7777:o} is {member.mode & allowed:o} now")
         for key, value in member.pax_headers.items():
-            if key in ("SCHILY.acl.access", "SCHILY.acl.default"):
-                os.setxattr(descriptor, f"system.posix_acl_{key.rpartition('.')[2]}", acl(value))
-            elif key.startswith("SCHILY.xattr.user."):
-                os.setxattr(descriptor, key.removeprefix("SCHILY.xattr."), value.encode("utf-8", "surrogateescape"))
+            try:
+                if key in ("SCHILY.acl.access", "SCHILY.acl.default"):
+                    os.setxattr(descriptor, f"system.posix_acl_{key.rpartition('.')[2]}", acl(value))
+                elif key.startswith("SCHILY.xattr.user."):
+                    os.setxattr(descriptor, key.removeprefix("SCHILY.xattr."), value.encode("utf-8", "surrogateescape"))
+            except (OSError, Refused, struct.error) as error:
+                # What the mode says of the group is the mask of an ACL: without it the group would get that much.
+                os.fchmod(descriptor, member.mode & allowed & ~0o070)
+                self.report.altered.add(member.name, f"without {key.removeprefix('SCHILY.')}: {error}")
 
 
 def open_base(path: Path) -> int:
