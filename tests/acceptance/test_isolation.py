@@ -188,6 +188,35 @@ def test_caches(crm_int, actor, owner):
     assert let_in(crm_int, actor, "connect", CRM[owner]["cache_socket"]) is (actor == owner)
 
 
+INSTANCES = ["queue", *(site["cache_instance"] for site in CRM.values())]
+
+
+@pytest.mark.parametrize("owner", INSTANCES)
+@pytest.mark.parametrize("actor", [*INSTANCES, *CRM, "www-data", "redis"])
+def test_stores_of_redis(crm_int, actor, owner):
+    """Each instance is a user of its own: who breaks into one has neither another's data nor its passwords' hashes."""
+    user = f"redis-{actor}" if actor in INSTANCES else actor
+    for action, target in (("list", f"/var/lib/redis-{owner}"), ("read", f"/etc/redis/redis-{owner}.conf")):
+        assert let_in(crm_int, user, action, target) is (actor == owner), target
+    assert crm_int.check_output(f"systemctl show -P User redis-server@{owner}") == f"redis-{owner}"
+
+
+@pytest.mark.parametrize("site", CRM)
+def test_a_cache_runs_no_scripts(crm_int, site):
+    """A script acts on all keys, and blocks the server for as long as it likes; get and set are the control."""
+    cli = f"runuser -u {site} -- redis-cli -s {CRM[site]['cache_socket']}"
+    assert crm_int.check_output(f"{cli} set isolation 1 ex 5") == "OK"
+    for call in (
+        "eval 'return 1' 0",
+        "function list",
+        "script load 'return 1'",
+        "config set dir /tmp",
+        "debug sleep 0",
+    ):
+        assert "NOPERM" in crm_int.check_output(f"{cli} {call}"), call
+    assert "NOPERM" in crm_int.check_output(f"{cli} migrate 127.0.0.1 6379 isolation 0 100")
+
+
 @pytest.mark.parametrize(("actor", "owner"), PAIRS)
 def test_mailboxes(crm_int, vault, actor, owner):
     """By IMAP with the password that the actor knows, and never as files."""
