@@ -136,6 +136,11 @@ def _cache_instance(name: str) -> str:
     return f"cache-{name if len(name) <= 19 else f'{name[:10]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}'}"
 
 
+def _own_php(site: Site) -> bool:
+    """Say whether a site has PHP's process manager, and its cache of compiled scripts, for itself: production has."""
+    return bool(site.get("environment") == "production")
+
+
 def live_sites(sites: list[Site], base: str = "/srv/civicrm") -> list[Site]:
     """Return the sites whose state is live, with everything that follows from the name filled in.
 
@@ -160,7 +165,7 @@ def live_sites(sites: list[Site], base: str = "/srv/civicrm") -> list[Site]:
             "release_path": f"{base}/{name}/release-path" if released else "",
             "web": web,
             "pool_environment": {"CIVICRM_ENVIRONMENT": site.get("environment", "production"), "CIVICRM_SITE": name},
-            "socket": f"/run/php/{name}.sock",
+            "socket": f"/run/php{f'-fpm-{name}' if _own_php(site) else ''}/{name}.sock",
             "cache_instance": _cache_instance(name),
             "cache_socket": f"/run/redis-{_cache_instance(name)}/redis.sock",
             "mail_domain": site["server_name"],
@@ -203,6 +208,7 @@ def site_pools(sites: list[Site], max_children: int, memory_limit_mb: int) -> li
             "user": s["user"],
             "group": s["user"],
             "socket": s["socket"],
+            "own_master": _own_php(s),
             "max_children": s.get("php_max_children", max_children),  # 0: from memory
             "memory_limit_mb": s.get("php_memory_limit_mb", memory_limit_mb),
             "environment": s["pool_environment"],

@@ -160,6 +160,50 @@ def test_php_sockets(crm_int, actor, owner):
     assert let_in(crm_int, actor, "connect", CRM[owner]["socket"]) is (actor == "www-data")
 
 
+@pytest.mark.parametrize("owner", CRM)
+@pytest.mark.parametrize("actor", [*CRM, "www-data"])
+def test_php_directories(crm_int, actor, owner):
+    """A session's file has its password for a name; an upload is there before the application has looked at it."""
+    for kind in ("tmp", "sessions"):
+        assert let_in(crm_int, actor, "list", f"/var/lib/php-pools/{owner}/{kind}") is (actor == owner)
+
+
+TMP_PROBE = """<?php
+echo json_encode([sys_get_temp_dir(), ini_get('upload_tmp_dir'), session_save_path(), ini_get('open_basedir')]);
+"""
+
+
+@pytest.mark.mutates
+@pytest.mark.parametrize("site", CRM)
+def test_php_puts_nothing_where_another_site_looks(browse, front_door, crm_int, site):
+    """As PHP itself says it, behind the web server. open_basedir would switch the cache of real paths off."""
+    encoded = base64.b64encode(TMP_PROBE.encode()).decode()
+    crm_int.check_output(f"echo {encoded} | base64 -d >/srv/civicrm/{site}/web/isolation-probe.php")
+    try:
+        _, answer = browse(f"https://{CRM[site]['server_name']}/isolation-probe.php", user=front_door)
+    finally:
+        crm_int.check_output(f"rm /srv/civicrm/{site}/web/isolation-probe.php")
+    place = f"/var/lib/php-pools/{site}"
+    assert json.loads(answer.strip().rsplit("\n", 1)[-1]) == [f"{place}/tmp", f"{place}/tmp", f"{place}/sessions", ""]
+
+
+def test_production_shares_no_process_manager(crm_int):
+    """And so no memory of compiled scripts, which every pool of a process manager maps."""
+    managers = {
+        name: crm_int.check_output(f"systemctl show -P MainPID php-fpm-{name} | grep -vx 0 || echo shared")
+        for name in CRM
+    }
+    for name, site in CRM.items():
+        assert (managers[name] != "shared") is (site["environment"] == "production"), managers
+
+
+def test_root_alone_makes_sockets_for_php(crm_int, crm_ext):
+    """In a directory of the web server root would give away what a link names."""
+    for host in (crm_int, crm_ext):
+        for path in ("/run/php", *host.check_output("ls -d /run/php-fpm-*").split()):
+            assert (host.file(path).user, host.file(path).mode & 0o022) == ("root", 0), path
+
+
 @pytest.mark.parametrize("owner", APIS)
 @pytest.mark.parametrize("actor", [*APIS, "www-data"])
 def test_php_sockets_of_the_donation_apis(crm_ext, actor, owner):
