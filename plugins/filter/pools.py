@@ -13,8 +13,8 @@ MOST_CHILDREN = 40
 def sized_pools(pools: list[Pool], budget_mb: int, opcache_mb: int) -> list[Pool]:
     """Return the pools with max_children filled in where it is 0 or missing: an equal share of what the others leave.
 
-    budget_mb: for all pools and an OPcache of opcache_mb of each process manager. A pool gets at least one worker; whether
-    all fit is for pool_memory_problem to say.
+    budget_mb: for all pools and an OPcache of opcache_mb of each process manager. A pool gets at least one worker;
+    whether all fit is for pool_memory_problem to say.
     """
     open_pools = [p for p in pools if not p.get("max_children")]
     left = budget_mb - _taken(pools, opcache_mb)
