@@ -204,6 +204,22 @@ def test_root_alone_makes_sockets_for_php(crm_int, crm_ext):
             assert (host.file(path).user, host.file(path).mode & 0o022) == ("root", 0), path
 
 
+EXT_USERS = [*APIS, "one-click", "newsletter", "www-data"]
+
+
+@pytest.mark.parametrize("owner", [*APIS, "one-click"])
+@pytest.mark.parametrize("actor", EXT_USERS)
+def test_files_on_the_exposed_host(crm_ext, actor, owner):
+    """The queue's password, donations that wait, what was asked for to be unsubscribed, and what PHP puts aside."""
+    places = [("list", f"/var/lib/php-pools/{owner}/tmp"), ("list", f"/var/lib/php-pools/{owner}/sessions")]
+    if owner in APIS:
+        places += [("read", f"/etc/donation-intake/{owner}.json"), ("list", f"/var/lib/donation-intake/{owner}/spool")]
+    else:
+        places += [("list", "/var/lib/one-click")]
+    for action, place in places:
+        assert let_in(crm_ext, actor, action, place) is (actor == owner), place
+
+
 @pytest.mark.parametrize("owner", APIS)
 @pytest.mark.parametrize("actor", [*APIS, "www-data"])
 def test_php_sockets_of_the_donation_apis(crm_ext, actor, owner):
