@@ -36,7 +36,11 @@ def donation_intakes(apis: list[Site]) -> list[Site]:
     """Return donation_intake_sites for live API sites that run the intake application."""
     return [
         {key: api[key] for key in ("name", "environment", "docroot", "php_version")}
-        | {"origins": api.get("origins", []), "queue_user": f"writer-{api['name']}"}
+        | {
+            "origins": api.get("origins", []),
+            "queue_user": f"writer-{api['name']}",
+            "proof": api.get("proof", "none"),
+        }
         for api in apis
         if api["application"] == "donation_intake"
     ]
@@ -62,9 +66,22 @@ def donation_queues(apis: list[Site], sites: list[Site]) -> list[Site]:
                 "api_command": site.get("api_command", ""),
                 "test": api["environment"] != "production",
                 "redis_user": f"worker-{api['name']}",
+                "proof": api.get("proof", "none"),
             }
         )
     return queues
+
+
+def unproved_sites(apis: list[Site]) -> list[str]:
+    """Return the production sites that take a donation for paid when it was posted, whoever posted it."""
+    return [
+        api["name"]
+        for api in apis
+        if api.get("application", "donation_intake") == "donation_intake"
+        and api["environment"] == "production"
+        and api.get("state", "live") == "live"
+        and api.get("proof", "none") == "none"
+    ]
 
 
 def donation_firewall_entries(queues: list[Site], where: list[str]) -> list[dict[str, Any]]:
@@ -122,6 +139,7 @@ class FilterModule:
             "donation_problems": donation_problems,
             "donation_intakes": donation_intakes,
             "donation_queues": donation_queues,
+            "unproved_sites": unproved_sites,
             "donation_firewall_entries": donation_firewall_entries,
             "donation_redis_users": donation_redis_users,
             "donation_passwords": donation_passwords,

@@ -15,7 +15,16 @@ umask(0077);
 $config = Config::load($argv[1] ?? '');
 $queue = new Queue($config);
 $spool = new Spool($config->stateDir, 0);
-$files = $spool->files();
+$counters = new Counters($config->stateDir);
+$pending = new Pending($config, $spool, $counters);
+if ($config->proof === 'lookup') {
+    $pending->lookUp(new Provider($config), $config->lookupsAtOnce);
+}
+$pending->settleAll(BATCH);
+$pending->evict();
+
+// What comes meanwhile goes with the next run.
+$files = array_slice($spool->files(), 0, BATCH * 100);
 $drained = 0;
 foreach (array_chunk($files, BATCH) as $batch) {
     $jobs = array_map('file_get_contents', $batch);
@@ -31,7 +40,7 @@ foreach (array_chunk($files, BATCH) as $batch) {
     }
     array_map('unlink', $batch);
     $drained += count($batch);
-    (new Counters($config->stateDir))->add('drained', count($batch));
+    $counters->add('drained', count($batch));
 }
 if ($drained > 0) {
     echo "$drained donations handed to the queue\n";
@@ -42,5 +51,6 @@ $tidied = "{$config->stateDir}/tidied";
 if ((int) @filemtime($tidied) < time() - 3600) {
     $spool->removeLeftovers();
     (new Keys($config->stateDir))->purge($config->keyHours * 3600);
+    $pending->purge($config->paymentDays * 86400);
     touch($tidied);
 }
