@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-LIMIT = 180  # seconds after which visitors go by themselves
+LIMIT = 600  # seconds after which visitors go by themselves, more than any test with them takes on a slow machine
 
 # Reads {url, user, seconds, visitors} from the first line of standard input and goes on until it ends; prints
 # [status, body, seconds] per request, status 0 where none came.

@@ -25,10 +25,10 @@ from ansible.template import Templar, trust_as_template
 LISTS = ("entries", "owns", "checks", "commands", "units")
 ENTRY = {
     "src", "content", "dest", "state", "target", "owner", "group", "mode", "validate", "compile", "product", "keep",
-    "loop", "when", "vars", "restart", "reload", "notify", "no_log", "uids",
+    "loop", "when", "vars", "restart", "reload", "notify", "no_log", "uids", "search",
 }  # fmt: skip
 OWN = {"pattern", "strangers", "except", "restart", "reload", "when", "loop"}
-STATES = ("file", "directory", "link", "absent")
+STATES = ("file", "directory", "link", "absent", "closed")
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,60}")
 # What an earlier run left in the source tree of a package is not part of it.
 LEFT_BEHIND = ("__pycache__",)
@@ -216,6 +216,11 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(
                 f"{self.MODULE} {self._set}: mode {mode!r} of {dest} must be four octal digits in quotes"
             )
+        search = as_list(plain.get("search"))
+        if search and (state != "directory" or not int(mode, 8) & 0o010):
+            raise AnsibleActionFail(
+                f"{self.MODULE} {self._set}: search of {dest} is for directories whose group may pass them"
+            )
         common = {
             "dest": os.path.normpath(dest),
             "kind": state,
@@ -229,6 +234,7 @@ class ActionModule(ActionBase):
             "validate": str(plain.get("validate") or ""),
             "compile": str(plain.get("compile") or ""),
             "product": str(plain.get("product") or ""),
+            "search": search,
             **{key: as_list(plain.get(key)) for key in ("restart", "reload", "notify")},
         }
         if state != "file":

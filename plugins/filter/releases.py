@@ -7,12 +7,6 @@ from typing import Any
 
 Site = dict[str, Any]
 
-# Where each CMS writes: places in the release that lead into shared/ unless the inventory says otherwise.
-SHARED = {
-    "drupal": [{"path": "web/sites/default/files", "to": "files"}, {"path": "private", "to": "private"}],
-    "wordpress": [{"path": "wp-content/uploads", "to": "files"}],
-    "standalone": [{"path": "public", "to": "files"}, {"path": "private", "to": "private"}],
-}
 COPIED = ("archive", "git", "upgrade_command", "schema_command")
 
 
@@ -29,7 +23,7 @@ def site_releases(
             "user": s["user"],
             "base": f"{base}/{s['name']}",
             "web": s["web"],
-            "shared": s.get("shared", SHARED.get(s.get("cms", ""), [])),
+            "shared": s["shared"],
             "environment": s["pool_environment"],
             "database": s["database"],
             "cache_socket": s["cache_socket"],
@@ -77,17 +71,23 @@ def releases_due(fetched: list[dict[str, Any]], listed: list[str]) -> list[dict[
 
 
 def release_shared_directories(sites: list[Site]) -> list[dict[str, str]]:
-    """Return [{path, owner, group}]: each site's shared/ and the directories in it that its releases lead to.
+    """Return [{path, owner, group, mode}]: each site's shared/ and the directories in it that its releases lead to.
 
-    shared/ itself is root's: in a directory of its own a site could put a link in the place of one of them.
+    shared/ itself is root's: in a directory of its own a site could put a link in the place of one of them. The web
+    server reads as anybody else does, and passes the site's own directory alone: it gets into what is served, and not
+    into what lies outside of `web` or is called private.
     """
-    directories = {}
+    directories: dict[str, dict[str, str]] = {}
     for site in sites:
         base, user, shared = f"{site['base']}/shared", site["user"], site.get("shared", [])
+        web = "" if site.get("web", ".") == "." else f"{site['web']}/"
         if shared:
-            directories[base] = {"path": base, "owner": "root", "group": user}
-        for path in (f"{base}/{entry['to']}" for entry in shared):
-            directories[path] = {"path": path, "owner": user, "group": user}
+            directories[base] = {"path": base, "owner": "root", "group": user, "mode": "0751"}
+        for entry in shared:
+            path = f"{base}/{entry['to']}"
+            served = entry["path"].startswith(web) and entry["to"] != "private"
+            mode = "0755" if served or directories.get(path, {}).get("mode") == "0755" else "0750"
+            directories[path] = {"path": path, "owner": user, "group": user, "mode": mode}
     return list(directories.values())
 
 

@@ -33,6 +33,20 @@ TAKEN = re.compile(
 TAKEN_DATABASES = ("mysql", "sys", "test", "root", "information_schema", "performance_schema")
 # Directory of a release that is served, unless the inventory says otherwise.
 WEB = {"drupal": "web"}
+# Where each CMS writes: places in the release that lead into shared/ unless the inventory says otherwise.
+SHARED = {
+    "drupal": [{"path": "web/sites/default/files", "to": "files"}, {"path": "private", "to": "private"}],
+    "wordpress": [{"path": "wp-content/uploads", "to": "files"}],
+    "standalone": [{"path": "public", "to": "files"}, {"path": "private", "to": "private"}],
+}
+# What below a docroot is for the site alone, wherever an application puts it: secrets, and what CiviCRM keeps beside
+# its public files. `@` stands for CiviCRM's directory among the public files.
+CIVICRM = ("ConfigAndLog", "custom", "templates_c", "upload", "civicrm.settings.php")
+PRIVATE = {
+    "drupal": ("sites/*/settings*.php", "sites/*/civicrm.settings.php", "sites/*/private", "sites/*/files/civicrm/@"),
+    "wordpress": ("wp-config.php", "wp-content/uploads/civicrm/@"),
+    "standalone": ("private", "data"),
+}
 
 
 def site_problems(sites: list[Site]) -> list[str]:
@@ -146,9 +160,26 @@ def live_sites(sites: list[Site], base: str = "/srv/civicrm") -> list[Site]:
             "mail_domain": site["server_name"],
             "bounce_localpart": "civicrm+",
             "application": "none",
+            "shared": SHARED.get(site.get("cms", ""), []) if released else [],
         }
         live.append(derived | site)
     return live
+
+
+def site_served_shared(site: Site) -> list[str]:
+    """Return where below the docroot a live site's releases lead into folders that the site writes."""
+    web = "" if site["web"] == "." else f"{site['web']}/"
+    return [entry["path"].removeprefix(web) for entry in site["shared"] if entry["path"].startswith(web)]
+
+
+def site_private_files(sites: list[Site]) -> list[dict[str, str]]:
+    """Return [{pattern, group}]: what of live sites' docroots nobody but the site may read, the web server neither."""
+    return [
+        {"pattern": f"{s['docroot']}/{pattern.removesuffix('@')}{name}", "group": s["user"]}
+        for s in sites
+        for pattern in ("civicrm.settings.php", ".env", *PRIVATE.get(s.get("cms", ""), ()))
+        for name in (CIVICRM if pattern.endswith("@") else ("",))
+    ]
 
 
 def shown_certificates(names: list[str], address: str, port: int, starttls: str = "") -> list[dict[str, Any]]:
@@ -341,6 +372,8 @@ class FilterModule:
             "site_problems": site_problems,
             "live_sites": live_sites,
             "shown_certificates": shown_certificates,
+            "site_served_shared": site_served_shared,
+            "site_private_files": site_private_files,
             "site_pools": site_pools,
             "site_databases": site_databases,
             "site_cache_instances": site_cache_instances,

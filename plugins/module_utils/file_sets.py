@@ -63,6 +63,7 @@ def targets_of(files: list[dict[str, Any]], check: bool) -> tuple[list[Target], 
         for value, name in ((uid, entry["owner"]), (gid, entry["group"])):
             if value is None and name not in coming:
                 coming.append(name)
+        search = [_account(name, pwd.getpwnam, "user", path, check) for name in entry.get("search", [])]
         content = base64.b64decode(entry["content"]) if entry.get("content") is not None else None
         if content and entry.get("uids"):
             content = _with_uids(content, path, check, coming)
@@ -75,6 +76,7 @@ def targets_of(files: list[dict[str, Any]], check: bool) -> tuple[list[Target], 
                 mode=int(entry["mode"], 8) if entry.get("mode") else None,
                 content=content,
                 link=entry.get("target", ""),
+                search=[one for one in search if one is not None],
                 keep=entry.get("keep", False),
                 hidden=entry.get("no_log", False),
                 restart=entry.get("restart", []),
@@ -107,6 +109,7 @@ def compare(target: Target) -> Change | None:
         before = read(target.path) if stat.S_ISREG(status.st_mode) else None
         return Change("remove", target, before)
     if target.kind == "directory":
+        other_acl = bool(target.search) and not set_journal.same_acl(target.path, target.mode or 0, target.search)
         if status is None:
             return Change("make", target)
         if stat.S_ISLNK(status.st_mode):
@@ -114,7 +117,9 @@ def compare(target: Target) -> Change | None:
             return None
         if not stat.S_ISDIR(status.st_mode):
             raise Refused(f"{target.path} is not a directory: move it away")
-        return None if _same_attributes(status, target) else Change("attributes", target, None, _describe(status))
+        if _same_attributes(status, target) and not other_acl:
+            return None
+        return Change("attributes", target, None, _describe(status))
     if status is not None and stat.S_ISDIR(status.st_mode):
         raise Refused(f"{target.path} is a directory where the set has a {target.kind}: move it away")
     if status is not None and stat.S_ISLNK(status.st_mode):
@@ -134,6 +139,30 @@ def compare(target: Target) -> Change | None:
     if before != target.content and not target.keep:
         return Change("replace", target, before, _describe(status))
     return None if _same_attributes(status, target) else Change("attributes", target, None, _describe(status))
+
+
+def closed(pattern: str, group: str, check: bool, outcome: Outcome) -> list[Change]:
+    """Return what takes every right of others from what is there; what root owns, the group may read instead.
+
+    A path that leads through a link of a lesser user is named in a warning, and left alone: it is that user's affair
+    and must not stop the run.
+    """
+    changes = []
+    gid = _account(group, grp.getgrnam, "group", pattern, check)
+    for path in sorted(glob.glob(pattern)):
+        try:
+            status = status_of(path)
+        except Refused as refused:
+            outcome.warnings.append(f"not closed: {refused}")
+            continue
+        if status is None or gid is None or not (stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)):
+            continue
+        target = Target(
+            path=path, kind="closed", uid=status.st_uid, gid=gid, mode=stat.S_IMODE(status.st_mode) & ~0o007
+        )
+        if not _same_attributes(status, target):
+            changes.append(Change("attributes", target, None, _describe(status)))
+    return changes
 
 
 def missing_directories(changes: list[Change], named: set[str]) -> list[Change]:
@@ -221,7 +250,8 @@ def _text(data: bytes | None) -> str:
 def _diff(change: Change) -> dict[str, str]:
     target = change.target
     head = {"before_header": target.path, "after_header": target.path}
-    wanted = f"{target.mode or 0:04o} {target.uid}:{target.gid}\n"
+    passes = "".join(f", {set_journal.name_of(uid)} passes" for uid in target.search)
+    wanted = f"{target.mode or 0:04o} {target.uid}:{target.gid}{passes}\n"
     match change.action:
         case "replace":
             return {**head, "before": _text(change.before), "after": _text(target.content)}
@@ -254,10 +284,14 @@ def apply(payload: dict[str, Any], outcome: Outcome, before_commit: Any = None) 
     try:
         if set_checks.make_accounts(files, scratch, check):
             outcome.done.append("made users or groups")
-        targets, coming = targets_of(files, check)
+        targets, coming = targets_of([entry for entry in files if entry["kind"] != "closed"], check)
         outcome.done += [f"account {account} is to come" for account in coming]
         _unique(targets)
         changes = [change for target in targets if (change := compare(target))]
+        for entry in files:
+            if entry["kind"] == "closed":
+                found = closed(entry["dest"], entry["group"], check, outcome)
+                changes += [change for change in found if change.target.path not in {t.path for t in targets}]
         # What is kept is somebody's state: it is neither compared nor ever removed.
         manifest = sorted(t.path for t in targets if t.kind in ("file", "link") and not t.keep)
         written = set(set_journal.read_state(set_journal.state_path("manifests", name)) or [])

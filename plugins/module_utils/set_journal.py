@@ -26,6 +26,7 @@ import secrets
 import shlex
 import shutil
 import stat
+import struct
 import subprocess
 import sys
 import time
@@ -42,6 +43,7 @@ RESTARTED_BY_THEMSELVES = (".timer", ".socket", ".path")
 UNIT_NAME = re.compile(r"[^/]+\.(?:service|timer|socket|path|mount|target)$")
 # Debian's programs pass over files that dpkg has not put in place yet: logrotate, cron, apt, run-parts, Apache.
 STAGED_SUFFIX = ".dpkg-new"
+ACL = "system.posix_acl_access"
 COMMAND_SECONDS = 300
 LOCK_SECONDS = 60
 MESSAGE_CHARACTERS = 600
@@ -62,6 +64,7 @@ class Target:
     mode: int | None = None
     content: bytes | None = None
     link: str = ""
+    search: list[int] = field(default_factory=list)  # users besides who may pass a directory
     keep: bool = False
     hidden: bool = False
     restart: list[str] = field(default_factory=list)
@@ -163,12 +166,47 @@ def read(path: str) -> bytes:
         return source.read()
 
 
-def _set_attributes(descriptor: int, uid: int, gid: int, mode: int) -> None:
+def acl_of(mode: int, users: list[int]) -> bytes:
+    """Return the POSIX ACL, as the kernel keeps it, of a directory that these users may pass besides its mode.
+
+    acl(5): an entry has a tag, rights and an id. The group's rights in a mode are the mask, so the mode stays.
+    """
+    owner, group, others = mode >> 6 & 7, mode >> 3 & 7, mode & 7
+    entries = [(0x01, owner, -1), *((0x02, 1, uid) for uid in sorted(users)), (0x04, group, -1), (0x10, group | 1, -1)]
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in [*entries, (0x20, others, -1)])
+
+
+def same_acl(path: str, mode: int, users: list[int]) -> bool:
+    """Return whether a directory has exactly this ACL; one that does not exist yet has not.
+
+    Raises Refused where the file system keeps none, before anything is changed.
+    """
+    try:
+        descriptor = open_directory(path)
+    except FileNotFoundError:
+        same_acl(os.path.dirname(path), mode, users)  # asked for the file system's sake
+        return False
+    try:
+        return os.getxattr(descriptor, ACL) == acl_of(mode, users)
+    except OSError as error:
+        if error.errno == errno.ENODATA:
+            return False
+        raise Refused(
+            f"{path}: its file system keeps no ACL ({error.strerror}), by which {', '.join(map(name_of, users))} shall "
+            "pass a directory: mount it with the option acl, or take ext4, XFS or Btrfs"
+        ) from error
+    finally:
+        os.close(descriptor)
+
+
+def _set_attributes(descriptor: int, uid: int, gid: int, mode: int, search: list[int] | None = None) -> None:
     status = os.fstat(descriptor)
     os.fchmod(descriptor, stat.S_IMODE(status.st_mode) & mode)  # never wider than wanted, not even for a moment
     if (status.st_uid, status.st_gid) != (uid, gid):
         os.fchown(descriptor, uid, gid)
     os.fchmod(descriptor, mode)
+    if search:
+        os.setxattr(descriptor, ACL, acl_of(mode, search))
 
 
 def one_line(text: str, scratch: str) -> str:
@@ -188,6 +226,7 @@ def run(command: str | list[str], **options: Any) -> subprocess.CompletedProcess
         errors="replace",
         timeout=COMMAND_SECONDS,
         env=environment,
+        cwd="/",  # a command that becomes another user has no business in root's home
         check=False,
         **options,
     )
@@ -332,8 +371,7 @@ def _make_directory(operation: dict[str, Any]) -> None:
             os.mkdir(name, 0o700, dir_fd=directory)
         descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
         try:
-            _set_attributes(descriptor, operation["uid"], operation["gid"], operation["mode"])
-            os.fchmod(descriptor, operation["mode"])
+            _set_attributes(descriptor, operation["uid"], operation["gid"], operation["mode"], operation.get("search"))
         finally:
             os.close(descriptor)
 
@@ -349,7 +387,9 @@ def _operate(operation: dict[str, Any]) -> None:
                 flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
                 descriptor = os.open(name, flags, dir_fd=directory)
                 try:
-                    _set_attributes(descriptor, operation["uid"], operation["gid"], operation["mode"])
+                    _set_attributes(
+                        descriptor, operation["uid"], operation["gid"], operation["mode"], operation.get("search")
+                    )
                 finally:
                     os.close(descriptor)
             case "remove":
@@ -416,7 +456,11 @@ def _operation(change: Change, staged: dict[str, str]) -> dict[str, Any]:
             return {"action": "rename", "path": target.path, "staged": staged[target.path]}
         case "remove":
             return {"action": "remove", "path": target.path}
-    return {"action": "attributes", "path": target.path, "uid": target.uid, "gid": target.gid, "mode": target.mode}
+    return {"action": "attributes", "path": target.path, **_attributes(target)}
+
+
+def _attributes(target: Target) -> dict[str, Any]:
+    return {"uid": target.uid, "gid": target.gid, "mode": target.mode, "search": target.search}
 
 
 def replace(name: str, changes: list[Change], manifest: list[str], marks: dict[str, Any]) -> None:
@@ -430,7 +474,7 @@ def replace(name: str, changes: list[Change], manifest: list[str], marks: dict[s
         if change.action in ("replace", "link")
     }
     made = [
-        {"path": c.target.path, "uid": c.target.uid, "gid": c.target.gid, "mode": c.target.mode}
+        {"path": c.target.path, **_attributes(c.target)}
         for c in sorted((c for c in changes if c.action == "make"), key=lambda c: c.target.path)
     ]
     # Removals last: nothing is missing while its successor is not there yet.

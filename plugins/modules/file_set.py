@@ -45,8 +45,11 @@ options:
         description: Absolute path. Without it, C(/) and O(entries[].src) without .j2.
         type: path
       state:
-        description: What is to be at O(entries[].dest).
-        choices: [file, directory, link, absent]
+        description:
+          - What is to be at O(entries[].dest). With V(closed) it may be a pattern; files and directories that are there
+            lose all rights of others and get O(entries[].group), and none is made. A path through a lesser user's link
+            is left alone, with a warning.
+        choices: [file, directory, link, absent, closed]
         default: file
         type: str
       target:
@@ -63,6 +66,12 @@ options:
       mode:
         description: Four octal digits as text. 0644 for files and 0755 for directories if it is left out.
         type: str
+      search:
+        description:
+          - Users besides who may pass a directory and not list it, by a POSIX ACL. Its group must be allowed
+            to. Refused before any change where the file system keeps no ACL.
+        type: list
+        elements: str
       validate:
         description: Command that checks the candidate at C(%s), which has the file's own name. Run without a shell.
         type: str

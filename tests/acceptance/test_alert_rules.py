@@ -23,7 +23,7 @@ def promtool(ops):
         for name in ("monitoring", "tests/alerts"):
             tar.add(ROOT / name, name)
     unpack = ["podman", "exec", "-i", "ops", "sh", "-c", f"rm -rf {DIRECTORY}; mkdir {DIRECTORY}; tar x -C {DIRECTORY}"]
-    subprocess.run(unpack, input=archive.getvalue(), check=True, timeout=60)
+    subprocess.run(unpack, input=archive.getvalue(), check=True, timeout=300)
     yield ops
     ops.check_output(f"rm -rf {DIRECTORY}")
 

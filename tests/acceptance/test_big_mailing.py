@@ -6,7 +6,7 @@ import subprocess
 import time
 
 import pytest
-from load import visitors
+from load import LIMIT, visitors
 
 MESSAGES = 20_000
 LOGIN = "https://crm.torproject.test/wp-login.php"
@@ -35,7 +35,7 @@ def test_the_login_page_answers_while_twenty_thousand_messages_are_submitted(crm
     mine = "find /var/spool/postfix/active /var/spool/postfix/incoming /var/spool/postfix/deferred -type f | wc -l"
     try:
         with visitors(LOGIN, front_door, 2) as answered:
-            done = subprocess.run(command, input=call, capture_output=True, text=True, timeout=170)
+            done = subprocess.run(command, input=call, capture_output=True, text=True, timeout=LIMIT - 10)
         assert done.returncode == 0, done.stderr
         assert int(crm_int.check_output(mine)) > MESSAGES * 0.9
     finally:

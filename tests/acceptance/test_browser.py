@@ -75,7 +75,7 @@ def observatory(world, crm_ext):
             cwd=directory,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)

@@ -507,7 +507,7 @@ def test_a_tunnel_that_is_cut_during_100_posts_costs_no_donation(world, crm_int,
     eventually(lambda: queue(crm_int)["length"] or len(recorded(crm_int, fresh)) > 5, every=0.1)
     cut()
     eventually(lambda: spooled(crm_ext) > 20, every=0.2)
-    posting.join(timeout=120)
+    posting.join(timeout=300)
     assert len(answers) == 100
     assert spooled(crm_ext) > 20
     cut.heal()
@@ -539,7 +539,7 @@ def test_redis_that_is_killed_costs_no_donation(world, crm_int, crm_ext, eventua
     for _ in range(3):
         crm_int.check_output("systemctl kill --signal=KILL redis-server@queue")
         eventually(lambda: crm_int.run("donation-queue status donate-api").rc == 0)
-    posting.join(timeout=120)
+    posting.join(timeout=300)
     assert len(answers) == 100
     assert_each_once(crm_int, crm_ext, eventually, fresh, answers)
     # What was done in a transaction is not undone: a finished job must not lie in the queue again.
@@ -557,7 +557,7 @@ def test_an_external_host_that_is_rebooted_with_a_full_spool_costs_no_donation(
     cut()
     answers = post_many(world, fresh)
     assert spooled(crm_ext) == 100
-    subprocess.run(["podman", "restart", "--time", "30", "crm-ext-01"], check=True, capture_output=True, timeout=120)
+    subprocess.run(["podman", "restart", "--time", "30", "crm-ext-01"], check=True, capture_output=True, timeout=300)
     eventually(lambda: crm_ext.run("systemctl is-system-running").stdout.strip() in ("running", "degraded"), within=120)
     assert_each_once(crm_int, crm_ext, eventually, fresh, answers)
 

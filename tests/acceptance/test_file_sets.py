@@ -124,7 +124,7 @@ def test_the_second_converge_of_a_host_says_who_runs_the_first(crm_int):
             env=ansible_environment(),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
         assert second.returncode != 0
         assert "another run is changing this host: root on " in second.stdout
@@ -153,7 +153,7 @@ def ad_hoc(module: str, arguments: dict, host: str = "crm-int-01") -> subprocess
         env=ansible_environment(),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
 

@@ -233,7 +233,7 @@ def test_tls_is_mozillas_intermediate_profile(sslyze, crm_ext, tmp_path, server_
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     verdict = done.stdout.partition("COMPLIANCE AGAINST TLS CONFIGURATION")[2]
     assert "Checking results" in verdict, done.stdout + done.stderr

@@ -75,7 +75,7 @@ while True: s.accept()[0].close()' $port &
     echo "$rules" | nft -f -
     kill $(jobs -p) 2>/dev/null || :
     """
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     other, mail, counter, without = done.stdout.splitlines()
     assert (other, mail, without) == ("other open", "mail closed", "without-rule open")

@@ -71,11 +71,86 @@ def markers(crm_int):
 
 
 @pytest.mark.mutates
-@pytest.mark.parametrize(("actor", "owner"), PAIRS)
+@pytest.mark.parametrize("owner", CRM)
+@pytest.mark.parametrize("actor", [*CRM, "www-data"])
 def test_files(crm_int, markers, actor, owner):
-    """Settings hold the database's password; and what lies open in a directory is not even listed to another site."""
+    """Settings hold the database's password; and what lies open in a directory is not even listed to another site.
+
+    The web server is no exception: it serves all sites, so a link in one would lead it into another.
+    """
     assert let_in(crm_int, actor, "read", markers[owner]) is (actor == owner)
     assert let_in(crm_int, actor, "list", f"/srv/civicrm/{owner}") is (actor == owner)
+    # What is served lies open, to those who may pass the site's directory.
+    crm_int.check_output(f"echo public >/srv/civicrm/{owner}/isolation-public")
+    public = let_in(crm_int, actor, "read", f"/srv/civicrm/{owner}/isolation-public")
+    crm_int.check_output(f"rm /srv/civicrm/{owner}/isolation-public")
+    assert public is (actor in (owner, "www-data"))
+
+
+@pytest.fixture(scope="module")
+def links(crm_int, markers):
+    """In the docroot of each site a folder that the site writes, with a link of its own to each site's files."""
+    script = ""
+    for actor in CRM:
+        folder = f"/srv/civicrm/{actor}/web/isolation"
+        script += f"install -d -o {actor} -g {actor} {folder}; echo of-{actor} >{folder}/public\n"
+        script += f"chown {actor}: {folder}/public\n"
+        for owner in CRM:
+            script += f"runuser -u {actor} -- ln -s {markers[owner]} {folder}/secret-of-{owner}\n"
+            script += (
+                f"runuser -u {actor} -- ln -s /srv/civicrm/{owner}/web/isolation/public {folder}/public-of-{owner}\n"
+            )
+    crm_int.check_output(script)
+    yield
+    crm_int.check_output(f"rm -r {' '.join(f'/srv/civicrm/{name}/web/isolation' for name in CRM)}")
+
+
+@pytest.mark.mutates
+@pytest.mark.parametrize(("actor", "owner"), PAIRS)
+def test_files_by_a_link_over_http(browse, front_door, links, actor, owner):
+    """A link that a site makes leads the web server to the site's own public files, and nowhere else."""
+    site = f"https://{CRM[actor]['server_name']}/isolation"
+    status, answer = browse(f"{site}/secret-of-{owner}", user=front_door)
+    assert status in (403, 404) and "secret" not in answer.replace(f"secret-of-{owner}", "")
+    status, answer = browse(f"{site}/public-of-{owner}", user=front_door)
+    assert (status == 200 and answer.endswith(f"of-{owner}\n")) if actor == owner else status in (403, 404), answer
+
+
+# Where an application's settings lie, its own directories and those of its packages.
+SETTINGS = "/srv/civicrm /etc/civicrm /etc/lab-civicrm /etc/wordpress /usr/share/wordpress /var/lib/wordpress"
+
+
+def test_no_file_of_the_real_trees_gives_a_secret_away(crm_int, vault):
+    """Each file that holds a site's secret, wherever the application put it, is the site's and root's alone."""
+    secrets = {value for keys in vault["vault_sites"].values() for value in keys.values() if len(str(value)) > 12}
+    patterns = base64.b64encode("\n".join(map(str, secrets)).encode()).decode()
+    found = crm_int.run(f"echo {patterns} | base64 -d | grep -rlFf - {SETTINGS} 2>/dev/null").stdout.split()
+    assert "/etc/lab-civicrm/secrets.php" in found, "the search finds nothing"
+    for path in found:
+        status = crm_int.file(path)
+        assert not status.mode & 0o027, f"{path} has mode {status.mode:o}"
+        assert status.group in CRM, f"{path} belongs to the group {status.group}"
+        for actor in {*CRM, "www-data"} - {status.group}:
+            assert let_in(crm_int, actor, "read", path) is False, f"{actor} reads {path}"
+
+
+def test_private_directories_of_the_real_trees_are_the_sites_own(crm_int):
+    """Logs, attachments, uploads and compiled templates lie among the public files, and are none."""
+    names = "-name ConfigAndLog -o -name templates_c -o -name custom -o -name upload -o -name dumps -o -name private"
+    found = crm_int.check_output(f"find /srv/civicrm -type d '(' {names} ')'").split()
+    assert any(path.endswith("/ConfigAndLog") for path in found)
+    for path in found:
+        owner = path.split("/")[3]
+        for actor in {*CRM, "www-data"} - {owner}:
+            assert let_in(crm_int, actor, "list", path) is False, f"{actor} lists {path}"
+
+
+def test_the_web_server_has_no_rights_of_a_site(crm_int):
+    """Neither by its account nor in the processes that run, which keep the groups that they began with."""
+    assert not set(crm_int.check_output("id -nG www-data").split()) & set(CRM)
+    ids = {crm_int.check_output(f"getent group {name}").split(":")[2] for name in CRM}
+    groups = crm_int.check_output("grep -h ^Groups: $(printf '/proc/%s/status ' $(pgrep -u www-data apache2))").split()
+    assert groups and not set(groups) & ids
 
 
 @pytest.mark.parametrize("owner", CRM)
@@ -106,7 +181,8 @@ def test_databases(crm_int, vault, actor, owner):
         assert actor == owner or re.search("denied", done.stderr), done.stderr
 
 
-@pytest.mark.parametrize(("actor", "owner"), PAIRS)
+@pytest.mark.parametrize("owner", CRM)
+@pytest.mark.parametrize("actor", [*CRM, "www-data"])
 def test_caches(crm_int, actor, owner):
     """Write access to a cache is code execution in the site: CiviCRM unserializes what it finds."""
     assert let_in(crm_int, actor, "connect", CRM[owner]["cache_socket"]) is (actor == owner)

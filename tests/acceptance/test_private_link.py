@@ -508,7 +508,7 @@ def writes_to_the_queue(crm_int, crm_ext, vault) -> Iterator[None]:
         assert (first := writer.stdout.readline()) == "ready\n", first + writer.stdout.read()
         yield
         crm_ext.check_output(f"touch {STOP}")
-        output, _ = writer.communicate(timeout=120)
+        output, _ = writer.communicate(timeout=300)
         assert writer.returncode == 0, output
         acknowledged = int(output.split()[0])
         assert acknowledged >= 1000

@@ -34,6 +34,16 @@ def test_each_sites_user_reads_only_its_own_database(crm_int, vault, site):
     assert "denied" in sql(crm_int, user, "wrong", "SELECT 1").stderr
 
 
+def test_no_site_can_take_all_connections(crm_int):
+    """One that hangs holds on to its connections; the others need some then."""
+    limits = crm_int.check_output(
+        'mariadb -NBe "SELECT max_user_connections < @@max_connections AND max_user_connections > 0 FROM mysql.user '
+        "WHERE User IN ('crm', 'staging_crm', 'test_crm')\""
+    ).split()
+    assert len(limits) == 3
+    assert set(limits) == {"1"}
+
+
 def test_what_mariadb_says_of_itself(crm_int):
     """utf8mb4 for all names, a binlog to replay, a slow log to read, no acknowledged write lost (S6)."""
     names = ["character_set_server", "log_bin", "slow_query_log", "sync_binlog"]

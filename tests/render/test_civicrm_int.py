@@ -59,6 +59,38 @@ def test_the_site_answers_on_inner_addresses_only(vhost):
     assert "SSLCertificateFile /etc/ssl/civicrm/staging.crm.example.org.pem" in text
 
 
+def options_of(text: str) -> dict[str, str]:
+    """The Options of each directory."""
+    return dict(re.findall(r'<Directory "(.*)">\s*Options (.*)\n', text))
+
+
+def test_a_link_where_a_site_writes_leads_to_its_own_files_or_nowhere(vhost):
+    """Apache serves all sites as one user: a link could lead into another site."""
+    assert options_of(vhost(application="external")) == {SITE["docroot"]: "SymLinksIfOwnerMatch"}
+    released = {"application": "archive", "archive": {"url": "x", "sha256": "0" * 64}}
+    current = "/srv/civicrm/staging-crm/current"
+    site = {key: value for key, value in SITE.items() if key != "docroot"}
+    for cms, web, files in (
+        ("drupal", "/web", "sites/default/files"),
+        ("wordpress", "", "wp-content/uploads"),
+        ("standalone", "", "public"),
+    ):
+        (item,) = sites.live_sites([site | released | {"cms": cms}])
+        found = options_of(vhost(**item))
+        assert found[current + web] == "FollowSymLinks", "links in a release are root's and lead into shared/"
+        assert found[f"{current}{web}/{files}"] == "SymLinksIfOwnerMatch"
+
+
+def test_private_places_of_each_cms_are_closed():
+    """What CiviCRM keeps among its public files, and settings, are for the site's own user."""
+    (item,) = sites.live_sites([SITE | {"cms": "wordpress"}])
+    files = sites.site_private_files([item])
+    assert {f["group"] for f in files} == {"staging-crm"}
+    below = {f["pattern"].removeprefix(SITE["docroot"] + "/") for f in files}
+    assert {"wp-config.php", "civicrm.settings.php", ".env", "wp-content/uploads/civicrm/upload"} <= below
+    assert "wp-content/uploads/civicrm/persist" not in below, "its public files"
+
+
 def test_only_the_front_door_may_enter(vhost):
     """All at once: its address, its credential and its mark. One alone is a stolen password, or a process on ext."""
     location = section(vhost(), 'Location "/"')

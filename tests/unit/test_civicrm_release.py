@@ -123,8 +123,24 @@ def test_another_checksum_is_refused_and_nothing_is_there(place, capsys):
 
 def test_code_is_not_writable_and_what_the_site_writes_leads_out_of_the_release(place):
     place.deploy("one", archive=place.archive("one", **{"web/files/.keep": ""}))
-    assert (place.base / "releases/one/web/index.php").stat().st_mode & 0o777 == 0o644
+    assert (place.base / "releases/one/web/index.php").stat().st_mode & 0o777 == 0o640
     assert (place.base / "current/web/files").readlink() == place.base / "shared/files"
+
+
+def test_others_read_what_is_served_and_no_source(place):
+    """The web server serves many sites: what it can read of one, a link in another could lead to."""
+    files = {"web/a/style.css": "", "web/settings.inc": "", "web/sites/x.yml": "", "vendor/x.php": "", "README.css": ""}
+    old = os.umask(0o027)
+    try:
+        assert place.deploy("one", archive=place.archive("one", **files)) == 0
+    finally:
+        os.umask(old)
+    release = place.base / "releases/one"
+    readable = {
+        str(p.relative_to(release)) for p in release.rglob("*") if not p.is_symlink() and p.stat().st_mode & 0o004
+    }
+    assert readable == {"web", "web/a", "web/a/style.css", "web/sites"}
+    assert release.stat().st_mode & 0o777 == place.base.joinpath("releases").stat().st_mode & 0o777 == 0o755
 
 
 @pytest.mark.parametrize(("prefix", "web"), [("site-1.0/", "web"), ("", "web"), ("", ".")])

@@ -1,10 +1,13 @@
 """N33, N34: a set of files is replaced together or not at all, whenever its run dies."""
 
 import base64
+import errno
 import json
 import os
+import pwd
 import shlex
 import stat
+import struct
 import sys
 from pathlib import Path
 
@@ -127,6 +130,51 @@ def test_a_link_that_a_lesser_user_planted_is_refused(tmp_path):
         with pytest.raises(journal.Refused, match="symbolic link in a directory of"):
             apply(file(dest))
     assert (tmp_path / "etc/passwd").read_text() == "root\n"
+
+
+def test_a_user_may_pass_a_directory_and_not_list_it(tmp_path):
+    """By an ACL: the mode stays, and what somebody took away comes back."""
+    directory = tmp_path / "etc/site"
+    entry = {**file(directory), "kind": "directory", "mode": "0750", "search": ["nobody"]}
+    for prepare in (lambda: None, lambda: os.removexattr(directory, journal.ACL)):
+        prepare()
+        assert apply(entry).paths == [str(directory)]
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o750
+        assert apply(entry).paths == []
+    # user nobody --x, as acl(5) writes it
+    assert struct.pack("<HHi", 2, 1, pwd.getpwnam("nobody").pw_uid) in os.getxattr(directory, journal.ACL)
+
+
+def test_a_file_system_without_acls_is_refused_before_any_change(tmp_path, monkeypatch):
+    """Else the web server would need the group of each site."""
+
+    def unsupported(*_):
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(os, "getxattr", unsupported)
+    entry = {**file(tmp_path / "etc/site"), "kind": "directory", "mode": "0750", "search": ["nobody"]}
+    with pytest.raises(journal.Refused, match=r"keeps no ACL .*nobody.* mount it"):
+        apply(file(tmp_path / "etc/a"), entry)
+    assert not list((tmp_path / "etc").iterdir())
+
+
+def test_what_is_there_is_closed_and_nothing_is_made(tmp_path):
+    """Rights of others go; a path through a lesser user's link is named, and neither followed nor in the way."""
+    etc, theirs = tmp_path / "etc", tmp_path / "theirs"
+    (etc / "settings.php").write_text("secret")
+    (etc / "settings.php").chmod(0o644)
+    (etc / "log").mkdir(mode=0o755)
+    theirs.mkdir()
+    theirs.chmod(0o777)
+    (theirs / "files").symlink_to(etc)
+    entries = [
+        {"dest": str(path), "kind": "closed", "owner": "root", "group": "root", "mode": "0644"}
+        for path in (etc / "set*.php", etc / "log", etc / "missing", theirs / "files/settings.php")
+    ]
+    outcome = apply(*entries)
+    assert {p.name: stat.S_IMODE(p.stat().st_mode) for p in etc.iterdir()} == {"settings.php": 0o640, "log": 0o750}
+    assert len(outcome.warnings) == 1 and "not closed" in outcome.warnings[0] and "theirs/files" in outcome.warnings[0]
+    assert apply(*entries).paths == []
 
 
 def test_the_set_is_checked_as_a_whole(tmp_path):

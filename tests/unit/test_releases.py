@@ -54,12 +54,16 @@ def test_what_is_not_served_is_due_and_an_archive_is_sent_once():
 
 
 def test_shared_directories_are_the_sites_and_what_holds_them_is_roots():
-    """Two places of a release may lead to one directory."""
-    shared = [{"path": "files", "to": "files"}, {"path": "web/files", "to": "files"}]
-    site = {"base": "/srv/a", "user": "u"}
-    assert releases.release_shared_directories([site | {"shared": shared}, site | {"base": "/srv/b"}]) == [
-        {"path": "/srv/a/shared", "owner": "root", "group": "u"},
-        {"path": "/srv/a/shared/files", "owner": "u", "group": "u"},
+    """Two places of a release may lead to one directory. Others (the web server) get into what is served alone."""
+    shared = [{"path": path, "to": to} for path, to in (("files", "files"), ("web/files", "files"), ("log", "log"))]
+    private = [{"path": "web/private", "to": "private"}]
+    site = {"base": "/srv/a", "user": "u", "web": "web"}
+    made = releases.release_shared_directories([site | {"shared": shared + private}, site | {"base": "/srv/b"}])
+    assert [(d["path"], d["owner"], d["group"], d["mode"]) for d in made] == [
+        ("/srv/a/shared", "root", "u", "0751"),
+        ("/srv/a/shared/files", "u", "u", "0755"),
+        ("/srv/a/shared/log", "u", "u", "0750"),
+        ("/srv/a/shared/private", "u", "u", "0750"),
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pwd
 import shutil
 import tarfile
 from collections.abc import Iterator
@@ -13,6 +14,11 @@ from civicrm_tools.core.command import Failure
 from civicrm_tools.site.layout import Site, remove
 
 CHUNK = 1 << 20
+# What PHP reads and no web server: never for others, wherever it lies.
+SOURCE = {
+    ".engine", ".inc", ".install", ".module", ".phar", ".php", ".profile", ".sh", ".sql", ".theme", ".tpl", ".twig",
+    ".yaml", ".yml",
+}  # fmt: skip
 
 
 def check_sum(archive: Path, sha256: str) -> None:
@@ -49,6 +55,7 @@ def members(archive: tarfile.TarFile, site: Site) -> Iterator[tuple[tarfile.TarI
 def unpack(site: Site, archive: Path, release: str) -> None:
     """Make releases/<id> out of an archive, complete or not at all; all of it is root's and nobody may write to it."""
     site.releases.mkdir(mode=0o755, exist_ok=True)
+    site.releases.chmod(0o755)  # whatever umask this runs with
     partial = site.releases / f".{release}.partial"
     remove(partial)
     partial.mkdir(mode=0o755)
@@ -68,6 +75,7 @@ def unpack(site: Site, archive: Path, release: str) -> None:
                     with content, target.open("xb") as sink:
                         shutil.copyfileobj(content, sink, CHUNK)
                     target.chmod(0o755 if member.mode & 0o100 else 0o644)
+        give_rights(site, partial)
         # Last: nothing is ever written through a link of the archive.
         for target, name in links:
             target.symlink_to(name)
@@ -77,6 +85,20 @@ def unpack(site: Site, archive: Path, release: str) -> None:
         raise Failure(f"the archive has no directory {site.web!r}, which the site serves: refused")
     link_shared(site, partial)
     partial.rename(site.releases / release)
+
+
+def give_rights(site: Site, partial: Path) -> None:
+    """Let the site read all of a release without links, and everybody else (the web server) what is served as it is."""
+    gid = pwd.getpwnam(site.user).pw_gid if os.geteuid() == 0 else -1
+    web = PurePosixPath(site.web)
+    for path in [partial, *partial.rglob("*")]:
+        inner = PurePosixPath(path.relative_to(partial))
+        served = inner.is_relative_to(web)
+        way = path.is_dir() and (served or web.is_relative_to(inner))
+        public = way or (path.is_file() and served and path.suffix not in SOURCE)
+        executable = path.is_dir() or path.stat().st_mode & 0o100
+        os.chown(path, -1, gid)
+        path.chmod((0o755 if executable else 0o644) if public else (0o750 if executable else 0o640))
 
 
 def link_shared(site: Site, partial: Path) -> None:
