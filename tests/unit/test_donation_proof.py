@@ -72,7 +72,8 @@ class Site:
             "site": "donate-api", "environment": "production", "stateDir": str(directory), "proof": "notice",
             "currencies": ["EUR", "JPY"], "campaigns": ["general"], "campaignsVersion": "v1", "amountMax": 10000,
             "noticeKeys": [KEY, OLD_KEY], "paymentUrl": "", "paymentKey": "sk_1", "spoolMinFreeMb": 0,
-            "retryAfterSeconds": 1, "pendingMax": 1000, "pendingDays": 30, "paymentDays": 400, "lookupsAtOnce": 10,
+            "retryAfterSeconds": 1, "pendingMax": 1000, "queueMax": 10, "spoolMax": 10, "pendingDays": 30,
+            "paymentDays": 400, "lookupsAtOnce": 10,
         }  # fmt: skip
         program = DRIVER % (LIBRARY, form.TABLE)
         command = ["php", "-d", "display_errors=stderr", "-r", program, "--", json.dumps(config | settings)]
@@ -445,3 +446,14 @@ def test_a_site_without_proof_takes_donations_as_before(site):
     (api.state / "queue-paused").touch()
     assert api.post(payment_reference="tx-1234")["status"] == "spooled"
     assert not (api.state / "pending").exists()
+
+
+@pytest.mark.parametrize(("marker", "answer"), [("queue-full", "spooled"), ("spool-full", None)])
+def test_a_site_that_has_its_share_leaves_room_for_the_others(site, marker, answer):
+    """Of the queue: the rest waits in the spool. Of the disk: 503, and not a full disk for all sites."""
+    api = site(proof="none", queueHost="127.0.0.1", queuePort=1, pauseSeconds=1000)
+    (api.state / "queue-full").touch()
+    (api.state / marker).touch()
+    said = api.post(payment_reference="tx-1234")
+    assert said.get("status") == answer
+    assert said.get("error") == (None if answer else "unavailable")

@@ -97,6 +97,17 @@ def test_the_version_of_the_campaigns_follows_their_content_and_not_their_order(
         assert donations.campaigns_version(other) != version
 
 
+def test_a_production_site_whose_donations_nobody_proves_is_named():
+    """Whatever is posted there is recorded as paid: the preflight says so, and refuses a new one."""
+    proved = [API | {"proof": "notice"}, API | {"proof": "lookup"}]
+    others = [STAGING, API | {"state": "planned"}, API | {"application": "none"}]
+    assert donations.unproved_sites([*proved, *others]) == []
+    assert donations.unproved_sites([API, API | {"proof": "none", "name": "api-donate"}]) == [
+        "donate-api",
+        "api-donate",
+    ]
+
+
 def test_an_older_vault_gets_the_queues_secrets_and_keeps_its_own():
     old = secrets.new_secrets(None, ["crm"], [], [], [], [], [])
     new = secrets.new_secrets(old, ["crm"], [], [], [], [], [], ["donate-api"])

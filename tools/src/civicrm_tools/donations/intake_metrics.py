@@ -27,14 +27,14 @@ REFUSALS = (
 )  # fmt: skip
 
 COUNTERS = {
-    "proved": "Donations handed on when their payment proved them.",
-    "odd": "Donations whose payment proves another one, or another amount.",
-    "undone": "Payments taken back after their donation was handed on.",
-    "pending_evicted": "Unproved donations forgotten as there were too many.",
-    "pending_expired": "Unproved donations forgotten after their days.",
-    "notices": "Signed notices of the payment provider.",
-    "lookups": "Questions to the payment provider.",
-    "lookups_failed": "Questions to which it gave no answer.",
+    "proved_total": "Donations handed on when their payment proved them.",
+    "odd_total": "Donations whose payment proves another one, or another amount.",
+    "undone_total": "Payments taken back after their donation was handed on.",
+    "pending_evicted_total": "Unproved donations forgotten as there were too many.",
+    "pending_expired_total": "Unproved donations forgotten after their days.",
+    "notices_total": "Signed notices of the payment provider.",
+    "lookups_total": "Questions to the payment provider.",
+    "lookups_failed_total": "Questions to which it gave no answer.",
 }
 
 
@@ -77,7 +77,7 @@ def families(site: str, config: Path, state: Path, now: float) -> list[Family]:
             for name, kind, text, value in (
                 ("replayed_total", "counter", "Requests that had been accepted before.", counts.get("replayed", 0)),
                 ("drained_total", "counter", "Donations sent from the spool to the queue.", counts.get("drained", 0)),
-                *((f"{name}_total", "counter", text, counts.get(name, 0)) for name, text in COUNTERS.items()),
+                *((n, "counter", text, counts.get(n.removesuffix("_total"), 0)) for n, text in COUNTERS.items()),
                 ("pending_length", "gauge", "Donations that wait for their proof.", waiting.get("length", 0)),
                 ("pending_odd", "gauge", "Those whose payment is another's.", waiting.get("odd", 0)),
                 ("pending_oldest_seconds", "gauge", "Age of the oldest that waits for its proof.", oldest_pending),

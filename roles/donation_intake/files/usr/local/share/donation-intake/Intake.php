@@ -101,7 +101,7 @@ final class Intake
             return $this->stored($id, fn (): string => $this->pending->put($id, $donation['payment_reference'], $job));
         }
         try {
-            if (!$this->queue->isPaused()) {
+            if (!$this->queue->isPaused() && !$this->queue->isFull()) {
                 $this->queue->push($job);
                 return 'queued';
             }
@@ -109,6 +109,9 @@ final class Intake
             error_log("donation $id goes to the spool: {$e->getMessage()}");
         }
         return $this->stored($id, function () use ($id, $job): string {
+            if (is_file("{$this->config->stateDir}/spool-full")) {
+                throw new \RuntimeException('the spool has as many as it may');
+            }
             $this->spool->put($id, $job);
             return 'spooled';
         });

@@ -23,10 +23,23 @@ if ($config->proof === 'lookup') {
 $pending->settleAll(BATCH);
 $pending->evict();
 
+$files = $spool->files();
+// A site's share of the disk; what is proved is spooled all the same.
+$full = "{$config->stateDir}/spool-full";
+if (count($files) > $config->spoolMax) {
+    touch($full);
+    printf("%d donations wait, more than the site may: it takes none\n", count($files));
+} elseif (is_file($full)) {
+    unlink($full);
+}
 // What comes meanwhile goes with the next run.
-$files = array_slice($spool->files(), 0, BATCH * 100);
+$files = array_slice($files, 0, BATCH * 100);
 $drained = 0;
 foreach (array_chunk($files, BATCH) as $batch) {
+    if ($queue->isFull()) {
+        printf("%d donations wait: the queue has as many of this site as it may\n", count($files) - $drained);
+        break;
+    }
     $jobs = array_map('file_get_contents', $batch);
     if (in_array(false, $jobs, true)) {
         fwrite(STDERR, "the spool cannot be read\n");
