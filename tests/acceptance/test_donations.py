@@ -534,7 +534,7 @@ def test_another_content_type_is_refused(post):
 
 
 def test_each_site_pushes_into_its_own_queue_only(crm_int, vault):
-    """Staging's key, once leaked, must not invent donations in production (S7, S13)."""
+    """Staging's key, once leaked, must not invent donations in production, nor take its memory (S7, S13)."""
     for owner in SITES:
         writer, worker = (vault["vault_donation_queues"][owner][role] for role in ("writer", "worker"))
         for name in SITES:
@@ -548,12 +548,24 @@ def test_each_site_pushes_into_its_own_queue_only(crm_int, vault):
 
 def redis(host, commands: list[str], user: str, password: str) -> list[str]:
     """Answers to commands on one connection, an empty one for an empty list; the password goes by standard input."""
-    login = f"redis-cli -h 10.77.0.11 --user {user} --no-auth-warning"
+    port = 6380 if "staging" in user or "test" in user else 6379
+    login = f"redis-cli -h 10.77.0.11 -p {port} --user {user} --no-auth-warning"
     script = f"read -r REDISCLI_AUTH; export REDISCLI_AUTH; {login}"
     lines = shlex.join([password, *commands])
     output = host.check_output(f"printf '%s\\n' {lines} | sh -c '{script}'")
     answers = [line for line in output.splitlines() if line]
     return answers or [""]
+
+
+def test_test_and_staging_have_a_queue_of_their_own(crm_int, crm_ext, vault):
+    """Production's server does not know their users, and their API does not reach it: no flood there takes its memory."""
+    for name in SITES[1:]:
+        writer = vault["vault_donation_queues"][name]["writer"]
+        login = f"redis-cli -h 10.77.0.11 --user writer-{name} --no-auth-warning ping"
+        script = f"read -r REDISCLI_AUTH; export REDISCLI_AUTH; {login}"
+        assert "WRONGPASS" in crm_int.run(f"printf '%s\\n' {writer} | sh -c '{script}' 2>&1").stdout, name
+        assert crm_ext.run(f"runuser -u {name} -- timeout 5 bash -c '</dev/tcp/10.77.0.11/6379'").rc != 0, name
+        assert crm_ext.run(f"runuser -u {name} -- timeout 5 bash -c '</dev/tcp/10.77.0.11/6380'").rc == 0, name
 
 
 def test_nobody_else_on_ext_reads_a_sites_donations_or_its_password(crm_ext):

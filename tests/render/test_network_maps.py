@@ -94,6 +94,7 @@ def test_what_comes_into_int(network):
         ("esp", "anywhere"),
         ("https", "@front_door"),
         ("redis", "@front_door"),
+        ("redis_trial", "@front_door"),
         ("mtail", "@monitoring"),
         ("node_exporter", "@monitoring"),
     }

@@ -55,10 +55,22 @@ def test_a_queue_has_a_worker_only_where_its_site_runs_an_application():
 
 def test_only_users_with_a_worker_reach_the_queue():
     """The sites' users are confined: what no entry opens is closed, on the host's own addresses too."""
+    running = STAGING_CRM | {"api_command": "/usr/bin/cv"}
+    apart = donations.donation_firewall_entries(donations.donation_queues([API, STAGING], [CRM, running]), ["x"])
+    assert [(entry["who"], entry["service"]) for entry in apart] == [
+        (["crm"], "redis"),
+        (["staging-crm"], "redis_trial"),
+    ]
     queues = donations.donation_queues([API, STAGING, API | {"name": "api-donate"}], [CRM, STAGING_CRM])
     (entry,) = donations.donation_firewall_entries(queues, ["@own_inner"])
     assert (entry["who"], entry["where"], entry["service"]) == (["crm"], ["@own_inner"], "redis")
     assert donations.donation_firewall_entries(donations.donation_queues([STAGING], [STAGING_CRM]), ["x"]) == []
+
+
+def test_test_and_staging_have_a_queue_of_their_own():
+    """What they try out, or a flood there, takes none of production's memory; both sides name the same port."""
+    intakes, queues = (donations.donation_intakes([API, STAGING]), donations.donation_queues([API, STAGING], []))
+    assert [site["queue_port"] for site in intakes] == [queue["redis_port"] for queue in queues] == [6379, 6380]
 
 
 def test_only_sites_that_run_the_intake_get_it():
