@@ -530,6 +530,19 @@ def test_another_content_type_is_refused(post):
         assert (status, answer["error"]["code"]) == (415, "media_type_unsupported")
 
 
+@pytest.mark.mutates
+def test_an_address_may_not_ask_without_end_and_others_do_not_notice(world, browse):
+    """Questions have a bound, too: health, notices, what a browser asks before it posts. Of another address than all tests'."""
+    ask = "curl -s -o /dev/null -w '%{http_code}\\n' --cacert /etc/ssl/lab-ca.pem --interface 198.51.100.30"
+    codes = world.check_output(f"{ask} '{TEST_API}/health?[1-700]' | sort | uniq -c").split()
+    counts = dict(zip(codes[1::2], map(int, codes[::2]), strict=True))
+    assert set(counts) == {"200", "429"}
+    assert 550 <= counts["200"] <= 650
+    post = f"{ask} -X POST -H 'Content-Type: application/json' -d '{{}}' {TEST_API}/donations"
+    assert world.check_output(post) == "422"
+    assert browse(f"{TEST_API}/health")[0] == 200
+
+
 # Isolation
 
 
@@ -558,7 +571,7 @@ def redis(host, commands: list[str], user: str, password: str) -> list[str]:
 
 
 def test_test_and_staging_have_a_queue_of_their_own(crm_int, crm_ext, vault):
-    """Production's server does not know their users, and their API does not reach it: no flood there takes its memory."""
+    """Production's server does not know their users, and their API does not reach it: no flood takes its memory."""
     for name in SITES[1:]:
         writer = vault["vault_donation_queues"][name]["writer"]
         login = f"redis-cli -h 10.77.0.11 --user writer-{name} --no-auth-warning ping"
