@@ -532,7 +532,7 @@ def test_another_content_type_is_refused(post):
 
 @pytest.mark.mutates
 def test_an_address_may_not_ask_without_end_and_others_do_not_notice(world, browse):
-    """Questions have a bound, too: health, notices, what a browser asks before it posts. Of another address than all tests'."""
+    """Questions have a bound, too: health, notices, what a browser asks before it posts."""
     ask = "curl -s -o /dev/null -w '%{http_code}\\n' --cacert /etc/ssl/lab-ca.pem --interface 198.51.100.30"
     codes = world.check_output(f"{ask} '{TEST_API}/health?[1-700]' | sort | uniq -c").split()
     counts = dict(zip(codes[1::2], map(int, codes[::2]), strict=True))
