@@ -88,7 +88,7 @@ def unproved_sites(apis: list[Site]) -> list[str]:
         api["name"]
         for api in apis
         if api.get("application", "donation_intake") == "donation_intake"
-        and api["environment"] == "production"
+        and api.get("environment") == "production"
         and api.get("state", "live") == "live"
         and api.get("proof", "none") == "none"
     ]
