@@ -272,6 +272,30 @@ def test_the_newest_that_is_signed_is_restored(lab):
     assert (lab.server / "crm").read_text() == CRM
 
 
+def test_a_snapshot_that_the_backup_host_hides_is_missed(lab, capsys):
+    """A signature does not say that there is no newer one."""
+    assert lab.run("run") == 0 and lab.run("run") == 0
+    _, second = lab.snapshots()
+    (lab.remote / second / "manifest.json").unlink()
+    assert lab.run("restore") == 0
+    assert f"the last snapshot that this host made is {second}, and the backup host lacks it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"databases": [{"file": "x", "sha256": "0" * 64, "size": 1, "name": "\x1b[2J", "tables": 1}]}, {"paths": [1]},
+     {"databases": [{"file": "x", "sha256": "0" * 64, "size": 1}]}, {"databases": {}, "paths": None}],
+)  # fmt: skip
+def test_a_manifest_that_says_nothing_sensible_is_none(lab, capsys, changes):
+    """It may hold anything: neither the list nor the next run stumbles over it, and no terminal obeys it."""
+    assert lab.run("run") == 0
+    name = forge(lab, **changes)
+    capsys.readouterr()
+    assert lab.run("list") == 0
+    assert capsys.readouterr().out == f"{name}  INCOMPLETE\n"
+    assert lab.run("run") == 0
+
+
 def test_snapshots_of_another_key_stay(lab, capsys, tmp_path):
     """A lost vault means a new key; nothing of before may go for that."""
     assert lab.run("run") == 0
