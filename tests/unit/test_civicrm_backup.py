@@ -443,21 +443,21 @@ def test_what_one_site_holds_back_stops_no_other(lab, capsys, monkeypatch, tmp_p
     assert f"{lab.mail} restored from {lab.snapshots()[0]} but for 1 entries" in said.out
 
 
-def test_a_file_of_terabytes_without_content_holds_nothing_up(lab, capsys, monkeypatch):
-    """It took hours of every night, and the backup of all sites broke off; a small one comes back as it was."""
+def test_a_file_without_content_takes_no_space_and_no_time(lab, capsys, monkeypatch):
+    """One of terabytes took hours of every night, and the backup of all sites broke off; a small one comes back."""
     with (lab.mail / "crm" / "huge").open("wb") as file:
-        file.truncate(8 << 40)
+        file.truncate(1 << 30)
     with (lab.mail / "crm" / "small").open("wb") as file:
         file.seek(1 << 20)
         file.write(b"end")
-    started = time.monotonic()
     assert lab.run("run") == 0
-    assert time.monotonic() - started < 60
+    (packed,) = (lab.remote / lab.snapshots()[0]).glob("path-*")
+    assert packed.stat().st_size < 100_000
     for name in ("huge", "small"):
         (lab.mail / "crm" / name).unlink()
-    monkeypatch.setattr(os, "fstatvfs", lambda _: SimpleNamespace(f_bavail=1 << 20, f_frsize=4096))
+    monkeypatch.setattr(os, "fstatvfs", lambda _: SimpleNamespace(f_bavail=4096, f_frsize=4096))
     assert lab.run("restore", "--path", str(lab.mail)) == 1
-    assert "crm/huge': its 8796093.0 MB do not fit on the disk" in capsys.readouterr().err
+    assert "crm/huge': its 1073.7 MB do not fit on the disk" in capsys.readouterr().err
     assert (lab.mail / "crm" / "small").read_bytes() == bytes(1 << 20) + b"end"
 
 
