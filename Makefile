@@ -10,7 +10,7 @@ LAB := lab/bin/launch
 SCENARIOS := default kernel_esp rebuild native_php debian12
 
 # What `make bench` runs; the first leaves a running lab to the others.
-BENCHMARKS := converge private_link front_door mass_mailing return_path tools
+BENCHMARKS := converge private_link front_door mass_mailing return_path hardening tools
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg

@@ -1,6 +1,7 @@
 """Scores of the hosts as the tools themselves give them (docs/hardening.md); each floor is what is reached."""
 
 import json
+import re
 import subprocess
 
 import pytest
@@ -41,3 +42,22 @@ def test_ssh_audit_finds_no_weak_algorithm(host):
     }
     assert len(found["kex"]) >= 2
     assert notes <= {("warn", "curve25519-sha256"), ("warn", "curve25519-sha256@libssh.org")}
+
+
+def test_the_kernel_withholds_what_the_file_says(host):
+    """Where the host's kernel is its own; a container sees the values of the machine."""
+    wanted = re.findall(r"^-?([a-z]\S+) = (.+)$", host.file("/etc/sysctl.d/60-civicrm.conf").content_string, re.M)
+    assert len(wanted) >= 30
+    if host.run("test -w /proc/sys/net").rc != 0:
+        assert host.check_output("systemctl show -P ConditionResult systemd-sysctl") == "no"
+        return
+    has = {name: host.run(f"sysctl -n {name}") for name, _ in wanted}
+    assert {name: run.stdout.strip() for name, run in has.items() if run.rc == 0} | dict(wanted) == dict(wanted)
+
+
+def test_no_service_may_leave_a_core_dump(host):
+    units = host.check_output("systemctl list-units --type=service --state=running --plain --no-legend").splitlines()
+    names = " ".join(line.split()[0] for line in units)
+    limits = host.check_output(f"systemctl show -P LimitCORE {names}").split()
+    assert len(limits) >= 10
+    assert set(limits) == {"0"}

@@ -45,6 +45,23 @@ def test_ssh_takes_away_from_what_openssh_offers(baseline):
     assert all(sshd[name].startswith("-") for name in ("KexAlgorithms", "HostKeyAlgorithms", "MACs"))
 
 
+def test_neighbours_do_not_say_where_packets_go(baseline):
+    kernel = directives(baseline("etc/sysctl.d/60-civicrm.conf"))
+    assert {kernel[f"net.ipv4.conf.{scope}.accept_redirects"] for scope in ("all", "default")} == {"0"}
+    # A strict one drops what comes out of the private link.
+    assert kernel["net.ipv4.conf.all.rp_filter"] == "2"
+
+
+def test_nothing_leaves_a_core_dump(baseline):
+    """Neither a service nor a login nor what the kernel writes for setuid programs."""
+    assert directives(baseline("etc/systemd/system.conf.d/60-civicrm.conf"))["DefaultLimitCORE"] == "0"
+    limits = [
+        line.split() for line in baseline("etc/security/limits.d/60-civicrm.conf").splitlines() if line[:1] != "#"
+    ]
+    assert limits == [["*", "hard", "core", "0"], ["root", "hard", "core", "0"]]
+    assert directives(baseline("etc/sysctl.d/60-civicrm.conf"))["kernel.core_pattern"] == "|/bin/false"
+
+
 def test_a_null_client_takes_mail_from_its_own_programs_and_keeps_none(baseline):
     main = directives(baseline("etc/postfix/null_client.cf"))
     assert main["inet_interfaces"] == "loopback-only"
