@@ -61,6 +61,6 @@ echo "seen:"
 check=$(run --check) earnest=$(run)
 echo "  --check:    $check"
 echo "  in earnest: $earnest"
-all='template copy assemble lineinfile blockinfile replace'
-refused=$(printf '%s:refused ' $all) changed=$(printf '%s:changed ' $all)
+all=(template copy assemble lineinfile blockinfile replace)
+refused=$(printf '%s:refused ' "${all[@]}") changed=$(printf '%s:changed ' "${all[@]}")
 verdict "$check/$earnest" "${changed/assemble:changed/assemble:refused}/$refused"
