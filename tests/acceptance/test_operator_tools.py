@@ -202,6 +202,29 @@ def test_panic_under_load_and_resume(batch, crm_int, world, eventually):
 
 
 @pytest.mark.alone
+def test_panic_off_resume_on_strand_nothing(batch, crm_int, world, eventually):
+    """68 of 72 messages stayed on hold for ever while both ends said 0 (S24, N3)."""
+    world.check_output("systemctl stop fake-provider@refusing.service")
+    try:
+        batch.submit(6, "refusing.test")
+        eventually(lambda: list(batch.queued().values()) == ["deferred"] * 6)
+        before = json.loads(crm_int.check_output("postfix-queues-sizes --json"))["postfix"]["hold"]
+        crm_int.check_output("mailing panic && mailing off")
+        assert batch.on_hold() == 6
+        said = crm_int.check_output("mailing resume --at-once")
+        assert f"0 messages released, {6 + before} messages on hold (" in said
+        assert "6 of mailings, which are off" in said
+        assert batch.on_hold() == 6
+        said = crm_int.check_output("mailing on --at-once").splitlines()[-1]
+        assert "6 messages released" in said
+    finally:
+        world.check_output("systemctl start fake-provider@refusing.service")
+    assert batch.on_hold() == 0
+    crm_int.check_output("postqueue -f")
+    eventually(lambda: len(received(world, batch)) == 6)
+
+
+@pytest.mark.alone
 @pytest.mark.whole_lab
 def test_off_sends_nothing_survives_a_converge_and_shows(batch, crm_int, world, playbook, eventually):
     """A mailing that is due stays in CiviCRM, one that is queued stays in Postfix, a receipt goes (S18)."""

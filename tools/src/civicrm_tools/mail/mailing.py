@@ -25,22 +25,27 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from civicrm_tools.core import command, locks
 from civicrm_tools.core.command import DONE, Failure, in_words, messages
+from civicrm_tools.mail import holds, mailing_state, postfix, queue_sizes, trickle
 from civicrm_tools.mail import log as maillog
-from civicrm_tools.mail import mailing_state, postfix, queue_sizes, trickle
+from civicrm_tools.mail.holds import BY_HAND, POLICY, Ending
 from civicrm_tools.mail.mailing_state import State
-from civicrm_tools.mail.postfix import Instance, Message
+from civicrm_tools.mail.postfix import Instance
 from civicrm_tools.mail.selection import job
 
 NAME = "mailing"
 COUNT, SECONDS = 100, 5.0
 OUTGOING = ("active", "incoming", "deferred")
+# In words, whose a message on hold is; others have names of their own.
+OWNERS = {"panic": "for the panic", "off": "of mailings, which are off", BY_HAND: BY_HAND, POLICY: "by mail_policy"}
 
 
 def panic(options: argparse.Namespace) -> int:
@@ -72,18 +77,19 @@ def hold(
     was on its way between the two.
     """
     try:
-        before = mailing_state.read(name)
+        mailing_state.read(name)
     except Failure as failure:
-        # Nothing that lies on hold now would be put back: better than to send what somebody had stopped.
-        before = None
+        # Nothing that lies on hold now will be put back: better than to send what somebody had stopped.
         command.tell(NAME, str(failure))
-    kept = before.kept if before else {i.name: sorted(postfix.queue_ids(i, "hold")) for i in instances}
-    mailing_state.write(name, State(time.time(), command.operator(), options.reason, kept))
+    holds.begin(name, instances, State(time.time(), command.operator(), options.reason))
     astray = [where.name for where in instances if not mailing_state.write_table(where)]
     with around:
         held = sweep()
         time.sleep(options.settle)
         held += sweep()
+    # It can be made up for by the next command.
+    with contextlib.suppress(Failure), holds.book() as found:
+        holds.adopt(instances, found)
     mailing_state.write_metrics(mailing_state.METRICS)
     what = messages(held) + (" of mailings" if name == "off" else "")
     options.reporter.say(name, f"{name}: {what} put on hold; deliveries in flight may finish", held=held)
@@ -128,8 +134,6 @@ def resume(options: argparse.Namespace) -> int:
 
 def on(options: argparse.Namespace) -> int:
     """Put back what off held."""
-    if mailing_state.path("panic").exists():
-        raise Failure("a panic holds everything: first `mailing resume`")
     return put_back("off", options)
 
 
@@ -142,75 +146,51 @@ def put_back(name: str, options: argparse.Namespace) -> int:
 
 
 def _put_back(name: str, options: argparse.Namespace) -> int:
-    holding = mailing_state.read(name)
-    if not holding:
+    if not mailing_state.read(name):
         options.reporter.say("nothing", "there is no panic" if name == "panic" else "mailings are on")
         return DONE
     instances = postfix.instances()
     for where in instances:
         postfix.need_running(where)
-    if holding.left is None:
-        still_off = name == "panic" and mailing_state.path("off").exists()
-        holding.left = {i.name: sorted(releasable(i, holding, name, still_off)) for i in instances}
-        mailing_state.write(name, holding)
+    ending = Ending(name, instances)
     for where in instances:
         mailing_state.write_table(where)
         postfix.go_on(where)
-    ended = release(options, instances, holding.left)
+    ended = release(options, instances, ending)
     if ended.status == DONE:
-        mailing_state.remove(name)
+        ending.end(instances)
         for where in instances:
             mailing_state.write_table(where)
         mailing_state.write_metrics(mailing_state.METRICS)
     else:
-        if ended.status != trickle.PANIC and (now := mailing_state.read(name)):
-            now.left = holding.left
-            mailing_state.write(name, now)
         ended.why += f"; `mailing {options.action}` goes on"
+    # What Postfix has on hold now, and not what is believed to be left.
+    counts = holds.whose(instances)
+    ended.left = counts.total()
+    ended.whose = f" ({in_owners(counts)})" if counts else ""
     return trickle.finish(ended, options.reporter)
 
 
-def releasable(where: Instance, holding: State, name: str, still_off: bool) -> set[str]:
-    """What this state has put on hold: all of hold but what was there before or what off still wants there."""
-    found = postfix.queue_ids(where, "hold").difference(holding.kept.get(where.name, ()))
-    if name == "off" or still_off:
-        mailings = {m.queue_id for m in postfix.listing(where) if m.queue == "hold" and job(m) is not None}
-        found = found & mailings if name == "off" else found - mailings
-    return found
+def in_owners(counts: Counter[str]) -> str:
+    return ", ".join(f"{number:,} {OWNERS.get(owner, f'by {owner}')}" for owner, number in counts.most_common())
 
 
-def release(options: argparse.Namespace, instances: Sequence[Instance], rest: dict[str, list[str]]) -> trickle.End:
-    """Release the queue IDs in `rest`, instance after instance, and take what was released out of it."""
-    total = left = 0
+def release(options: argparse.Namespace, instances: Sequence[Instance], ending: Ending) -> trickle.End:
+    """Release what a state still has to put back, instance after instance."""
+    total = 0
     for where in instances:
-        wanted = set(rest.get(where.name, ()))
-
-        def choose(where: Instance = where, wanted: set[str] = wanted) -> list[Message]:
-            if not wanted & postfix.queue_ids(where, "hold"):
-                return []
-            found = (m for m in postfix.listing(where) if m.queue == "hold" and m.queue_id in wanted)
-            return sorted(found, key=lambda message: message.order)
-
-        def released(ids: Iterable[str], wanted: set[str] = wanted) -> None:
-            # A message that an operator holds again afterwards stays there.
-            wanted.difference_update(ids)
-
-        chosen = choose()
+        chosen = ending.choose(where)
         pace = trickle.Pace(max(1, len(chosen)) if options.at_once else options.count, options.seconds)
         options.reporter.bar = None
         how = "at once" if options.at_once else f"{pace}"
         options.reporter.say("plan", f"{where.name}: {messages(len(chosen))} to put back, {how}", on_hold=len(chosen))
         outcomes = maillog.Outcomes(options.log) if options.adaptive else None
-        ended = trickle.trickle(
-            where, pace, trickle.beginning_with(chosen, choose), options.reporter, outcomes, released
-        )
-        rest[where.name] = sorted(wanted)
+        choose = trickle.beginning_with(chosen, functools.partial(ending.choose, where))
+        ended = trickle.trickle(where, pace, choose, options.reporter, outcomes, ending.release)
         total += ended.released
-        # It counts what it knew of, which is all that this state held.
-        left += ended.left
         if ended.status != DONE:
-            return trickle.End(ended.status, ended.why, total, left)
-    return trickle.End(DONE, "all that was held is put back", total, left)
+            return trickle.End(ended.status, ended.why, total, 0)
+    return trickle.End(DONE, "all that was held is put back", total, 0)
 
 
 def status(options: argparse.Namespace) -> int:

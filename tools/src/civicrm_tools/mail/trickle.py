@@ -24,14 +24,14 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from civicrm_tools.core import command
 from civicrm_tools.core.command import DONE, INTERRUPTED, Failure, in_words, messages
+from civicrm_tools.mail import holds, mailing_state, postfix
 from civicrm_tools.mail import log as maillog
-from civicrm_tools.mail import mailing_state, postfix
 from civicrm_tools.mail.postfix import Instance, Message
 from civicrm_tools.mail.selection import Selection, add_filters
 
@@ -44,6 +44,9 @@ SLOWER, STOP = 0.10, 0.50
 LEAST, NEWEST = 10, 200
 SLOWEST = 16
 REPORT_EVERY = 60
+
+# Lets go of a batch, of which some need a new queue ID; returns how many left hold.
+Release = Callable[[Instance, Sequence[Message], Collection[str]], int]
 
 
 @dataclass
@@ -69,12 +72,13 @@ class Pace:
 
 @dataclass
 class End:
-    """How it ended: the exit status, why, how many were released and how many stay on hold."""
+    """How it ended: the exit status, why, how many were released and how many stay on hold, and whose those are."""
 
     status: int
     why: str
     released: int
     left: int
+    whose: str = ""
 
 
 class Reporter:
@@ -125,11 +129,11 @@ def trickle(
     choose: Callable[[], list[Message]],
     reporter: Reporter,
     outcomes: maillog.Outcomes | None = None,
-    released: Callable[[Sequence[str]], None] = lambda ids: None,
+    release: Release = holds.release,
 ) -> End:
     """Release what `choose` returns, and again until it returns nothing.
 
-    Each interval begins when it should, however long a batch took. `released` is told the queue IDs of each batch.
+    Each interval begins when it should, however long a batch took. `release` lets each batch go.
     """
     began = time.time()
     total, waiting = 0, choose()
@@ -145,7 +149,7 @@ def trickle(
                 return end(PANIC, why)
             if outcomes and (end_of := adapt(pace, outcomes, reporter)):
                 return end(TOO_MANY_DEFERRED, end_of)
-            total += one_batch(where, pace.count, waiting, outcomes, released)
+            total += one_batch(where, pace.count, waiting, outcomes, release)
             reporter.batch(total, total + len(waiting), f"{pace}; {in_words(pace.duration(len(waiting)))} to go")
             if not waiting and not (waiting := choose()):
                 return end(DONE, "nothing is left on hold")
@@ -165,7 +169,7 @@ def one_batch(
     count: int,
     waiting: list[Message],
     outcomes: maillog.Outcomes | None,
-    released: Callable[[Sequence[str]], None],
+    release: Release = holds.release,
 ) -> int:
     """Release exactly `count` of `waiting`, from its front, or all if there are fewer; return how many left hold."""
     done = 0
@@ -175,8 +179,7 @@ def one_batch(
         if outcomes:
             outcomes.watch(ids)
         # Some may have been deleted or released by others: the loop takes as many more.
-        done += postfix.release(where, ids, postfix.too_old(where, batch, time.time()))
-        released(ids)
+        done += release(where, batch, postfix.too_old(where, batch, time.time()))
     return done
 
 
@@ -274,7 +277,7 @@ def body(argv: Sequence[str] | None) -> int:
 def finish(ended: End, reporter: Reporter) -> int:
     """Say how it ended and return the exit status."""
     verb = "done" if ended.status == DONE else "stopped"
-    text = f"{verb}: {ended.why}: {messages(ended.released)} released, {messages(ended.left)} on hold"
+    text = f"{verb}: {ended.why}: {messages(ended.released)} released, {messages(ended.left)} on hold{ended.whose}"
     reporter.say(verb, text, why=ended.why, released=ended.released, left=ended.left, status=ended.status)
     return ended.status
 
