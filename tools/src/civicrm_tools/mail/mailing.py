@@ -1,6 +1,6 @@
 """Switch mailings off and on, and stop everything in an emergency.
 
-  mailing status      what holds, since when, by whom, and what lies in the queues
+  mailing status      every reason why mail is not sent, since when, the next step; what lies in the queues
   mailing off         no mailing is sent: CiviCRM's mailing job does not start, what is queued of mailings goes on hold
   mailing on          the opposite of off
   mailing panic       nothing leaves: off for all mail, in every Postfix instance
@@ -12,13 +12,17 @@ every SECONDS (100 5), or all at once with --at-once. Ctrl-C leaves the rest on 
 
 The two are independent: the end of a panic leaves mailings off if they were. What comes in from outside during a panic
 goes on, but for what lay in the queue when it began. A process_mailing that runs is not killed, since CiviCRM would
-send again what it had not yet noted; its mail goes on hold. status fails if a Postfix does not hold what it should.
+send again what it had not yet noted; its mail goes on hold.
 
 Files:
   /var/lib/mail-tools/off.json, panic.json  the states
   /etc/postfix/mailing_state.db             the table by which Postfix holds new mail
 
-Exit status: 0, 1 error, 2 wrong arguments, 3 ended by --adaptive, 4 ended by a panic, 130 ended by Ctrl-C.
+status looks at the states, the spool's reserve, Postfix, the signer, the jobs' timers and results, the providers' pace
+and budgets, the bounce breaker, what others hold, and the private link, which mailings do not need.
+
+Exit status: 0, 1 error, 2 wrong arguments, 3 ended by --adaptive, or at status: not everything is sent,
+4 ended by a panic, 130 ended by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -30,14 +34,16 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from civicrm_tools.core import command, locks
-from civicrm_tools.core.command import DONE, Failure, in_words, messages
-from civicrm_tools.mail import holds, mailing_state, postfix, queue_sizes, trickle
+from civicrm_tools.core.command import DONE, Failure, messages
+from civicrm_tools.mail import holds, mailing_state, obstacles, postfix, queue_sizes, trickle
 from civicrm_tools.mail import log as maillog
 from civicrm_tools.mail.holds import BY_HAND, POLICY, Ending
 from civicrm_tools.mail.mailing_state import State
+from civicrm_tools.mail.obstacles import Obstacle
 from civicrm_tools.mail.postfix import Instance
 from civicrm_tools.mail.selection import job
 
@@ -194,46 +200,38 @@ def release(options: argparse.Namespace, instances: Sequence[Instance], ending: 
 
 
 def status(options: argparse.Namespace) -> int:
-    """One screen: the states, the queues, and whether Postfix's table says the same."""
-    found = {name: mailing_state.read(name) for name in ("panic", "off")}
-    astray = [where.name for where in postfix.instances() if not mailing_state.table_is_right(where)]
-    sizes = queue_sizes.sizes()
+    """One screen: every reason why mail is not sent, since when and what to do next, and the queues."""
     if options.output:
         mailing_state.write_metrics(options.output)
-    elif options.json:
-        states = {
-            name: held and {k: getattr(held, k) for k in ("since", "by", "reason")} for name, held in found.items()
-        }
-        sending = "nothing" if found["panic"] else "no mailings" if found["off"] else "everything"
-        print(json.dumps({"sending": sending} | states | {"queues": sizes, "switch_astray": astray}, indent=2))
+        return DONE
+    seen = obstacles.found()
+    sending = obstacles.sending(seen)
+    sizes = queue_sizes.sizes()
+    if options.json:
+        print(json.dumps(as_json(seen, sending) | {"queues": sizes}, indent=2))
     else:
-        print("\n".join(screen(found, sizes)))
-    if astray:
-        raise Failure(f"{', '.join(astray)} does not hold new mail as it should: run the command of the state again")
-    return DONE
+        print("\n".join(screen(seen, sending, sizes)))
+    return DONE if sending == obstacles.ALL else command.NO
 
 
-def screen(found: dict[str, State | None], sizes: dict[str, dict[str, int]]) -> list[str]:
-    panicking, is_off = found["panic"], found["off"]
-    lines = []
-    if panicking and panicking.left is not None:
-        lines.append(f"PANIC is ending: `mailing resume` has to put back the rest; {since(panicking)}")
-    elif panicking:
-        lines.append(f"PANIC: nothing leaves; {since(panicking)}")
-    if is_off:
-        lines.append(f"OFF: mailings are not sent; {since(is_off)}")
-    if not lines:
-        lines.append("on: mailings are sent")
+def as_json(seen: Sequence[Obstacle], sending: str) -> dict[str, object]:
+    states: dict[str, object] = {}
+    for name in mailing_state.STATES:
+        with contextlib.suppress(Failure):
+            held = mailing_state.read(name)
+            states[name] = held and {key: getattr(held, key) for key in ("since", "by", "reason")}
+    return {"sending": sending} | states | {"reasons": [asdict(one) for one in seen]}
+
+
+def screen(seen: Sequence[Obstacle], sending: str, sizes: dict[str, dict[str, int]]) -> list[str]:
+    lines = ["on: mailings are sent"] if sending == obstacles.ALL else []
+    for one in seen:
+        lines += [f"{one}", f"  next: {one.step}"]
     names = [name for name in queue_sizes.QUEUES if name not in ("bounce", "flush")]
     lines.append("".join(["", f"{'':<18}", *(f"{name:>10}" for name in names)]))
     for instance, queues in sizes.items():
         lines.append("".join([f"{instance:<18}", *(f"{queues[name]:>10,}" for name in names)]))
     return lines
-
-
-def since(holding: State) -> str:
-    why = f": {holding.reason}" if holding.reason else ""
-    return f"since {mailing_state.stamp(holding.since)} ({in_words(time.time() - holding.since)}), by {holding.by}{why}"
 
 
 def parser() -> argparse.ArgumentParser:
