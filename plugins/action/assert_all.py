@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 
 CHECK = {"that", "fail_msg", "loop", "when", "vars"}
+Variables = dict[str, Any]
+
+
+class Found(NamedTuple):
+    """Checks that a role makes, the variables that its imports give it, and under which conditions it is imported.
+
+    facts: in the place of checks, what is worked out once for all that follows and needs no answer of the host.
+    """
+
+    role: str
+    checks: list[dict[str, Any]]
+    facts: Variables
+    given: Variables
+    conditions: list[str]
 
 
 class ActionModule(ActionBase):
@@ -24,16 +40,67 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
-        unknown = set(self._task.args) - {"checks"}
-        if unknown or not isinstance(self._task.args.get("checks"), list):
-            raise AnsibleActionFail(f"assert_all needs a list of checks, and nothing else {' '.join(sorted(unknown))}")
-        for check in self._task.args["checks"]:
+        if set(self._task.args) == {"roles", "profiles"}:
+            problem = self._first_of_profiles(variables)
+        elif set(self._task.args) == {"checks"} and isinstance(self._task.args["checks"], list):
+            problem = self._first(self._task.args["checks"], variables)
+        else:
+            raise AnsibleActionFail("assert_all needs a list of checks, or roles and profiles, and nothing else")
+        return result | {"changed": False} | ({} if problem is None else {"failed": True, "msg": problem})
+
+    def _first(self, checks: list[dict[str, Any]], variables: Variables) -> str | None:
+        """Return the message of the first check that fails."""
+        for check in checks:
             if not {"that", "fail_msg"} <= set(check) <= CHECK:
                 raise AnsibleActionFail(f"assert_all: a check has that, fail_msg, loop, when and vars, not {check}")
             problem = self._problem(check, variables)
             if problem is not None:
-                return result | {"failed": True, "changed": False, "msg": problem}
-        return result | {"changed": False}
+                return problem
+        return None
+
+    def _first_of_profiles(self, variables: Variables) -> str | None:
+        """Return the message of the first check of a profile, or of a role that it imports, that fails.
+
+        What is imported counts as it is written: includes and facts of a host are for the host's own run.
+        """
+        templar = self._templar_for(variables)
+        self._roles = Path(templar.template(self._task.args["roles"]))
+        for profile in templar.template(self._task.args["profiles"]):
+            found = list(self._imported(profile, "main.yml", {}, [])) if (self._roles / profile).is_dir() else []
+            defaults: Variables = {}
+            constants: Variables = {}
+            # As Ansible has them: what a profile imports shows its variables to the whole play.
+            for role in dict.fromkeys([*(one.role for one in found), profile]):
+                defaults |= self._read(role, "defaults/main.yml") or {}
+                constants |= self._read(role, "vars/main.yml") or {}
+            facts: Variables = {}
+            for one in found:
+                scope = defaults | variables | constants | facts | one.given
+                facts |= {name: self._templar_for(scope).template(value) for name, value in one.facts.items()}
+                if all(self._templar_for(scope).evaluate_conditional(condition) for condition in one.conditions):
+                    problem = self._first(one.checks, scope)
+                    if problem is not None:
+                        return problem
+        return None
+
+    def _imported(self, role: str, file: str, given: Variables, conditions: list[str]) -> Iterator[Found]:
+        """Yield the checks in a role's file of tasks and in all that it imports."""
+        for task in self._read(role, f"tasks/{file}"):
+            variables = given | task.get("vars", {})
+            when = task.get("when", [])
+            needed = conditions + (when if isinstance(when, list) else [when])
+            if "assert_all" in task:
+                yield Found(role, task["assert_all"]["checks"], {}, variables, needed)
+            elif "ansible.builtin.set_fact" in task and "when" not in task:
+                yield Found(role, [], task["ansible.builtin.set_fact"], variables, needed)
+            elif tasks := task.get("ansible.builtin.import_tasks"):
+                yield from self._imported(role, tasks, variables, needed)
+            elif imported := task.get("ansible.builtin.import_role"):
+                yield from self._imported(imported["name"], imported.get("tasks_from", "main.yml"), variables, needed)
+
+    def _read(self, role: str, file: str) -> Any:
+        path = self._roles / role / file
+        return self._loader.load_from_file(str(path), trusted_as_template=True) if path.is_file() else None
 
     def _problem(self, check: dict[str, Any], variables: dict[str, Any]) -> str | None:
         """Return the message of the first item for which a check fails, None if it holds."""

@@ -54,7 +54,7 @@ def new_secrets(
 
     existing: the vault's content, or None for a new installation.
     sites, people, backup_hosts, donation_sites, newsletter_sites: names, one entry each in vault_sites, vault_people,
-    vault_backup_keys, vault_donation_queues, vault_newsletter_keys.
+    vault_backup_keys and vault_backup_signing_keys, vault_donation_queues, vault_newsletter_keys.
     ipsec_endpoints: [{name, id, outer_address}]; one certificate each, one PPK and one PSK for each pair.
     dkim_names: names of DKIM's records, <selector>._domainkey.<domain>; one RSA key each in vault_dkim_keys.
     """
@@ -77,6 +77,7 @@ def new_secrets(
     if newsletter_sites:
         fill("vault_newsletter_keys", newsletter_sites, lambda n: _ssh_key(f"newsletter-archive@{n}"))
     fill("vault_backup_keys", backup_hosts, lambda n: _ssh_key(f"backup@{n}"))
+    fill("vault_backup_signing_keys", backup_hosts, lambda _: secrets.token_hex(32))
     identities = {e["name"]: e for e in ipsec_endpoints}
     fill("vault_ipsec_endpoints", list(identities), lambda n: _endpoint(vault["vault_ipsec_ca"], identities[n]))
     pairs = _pairs(identities)

@@ -226,6 +226,7 @@ def run(command: str | list[str], **options: Any) -> subprocess.CompletedProcess
         errors="replace",
         timeout=COMMAND_SECONDS,
         env=environment,
+        cwd="/",  # a command that becomes another user has no business in root's home
         check=False,
         **options,
     )

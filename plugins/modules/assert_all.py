@@ -14,7 +14,6 @@ options:
     description: What must hold, in this order; a check may rely on the earlier ones.
     type: list
     elements: dict
-    required: true
     suboptions:
       that:
         description: One condition or several, as in M(ansible.builtin.assert).
@@ -35,6 +34,15 @@ options:
       vars:
         description: Variables of this check. They may use C(item) and one another.
         type: dict
+  roles:
+    description: Directory of roles. With O(profiles), instead of O(checks).
+    type: path
+  profiles:
+    description:
+      - Roles whose checks are made, and those of all roles that they import, with the variables that the imports give
+        them, before a host is reached. A name without a role, such as a group's, counts for nothing.
+    type: list
+    elements: str
 author: CiviCRM on two hosts
 """
 

@@ -28,6 +28,10 @@ options:
     type: list
     elements: str
     required: true
+  connections:
+    description: Connections that each user may have at the same time (C(MAX_USER_CONNECTIONS)).
+    type: int
+    required: true
 author: CiviCRM on two hosts
 """
 
@@ -35,6 +39,7 @@ EXAMPLES = r"""
 - mariadb_accounts:
     accounts: [{name: crm, user: crm, password: "{{ vault_mariadb_crm_password }}"}]
     privileges: [SELECT, INSERT, UPDATE, DELETE]
+    connections: 80
 """
 
 RETURN = r"""
@@ -62,8 +67,10 @@ def password_hash(password: str) -> str:
     return "*" + hashlib.sha1(hashlib.sha1(password.encode()).digest()).hexdigest().upper()  # noqa: S324
 
 
-def user_steps(account: dict[str, str], privileges: list[str], grants: list[str] | None) -> list[Step]:
-    """Return what brings a user from SHOW GRANTS's lines (None: there is no such user) to its password and rights."""
+def user_steps(
+    account: dict[str, str], privileges: list[str], connections: int, grants: list[str] | None
+) -> list[Step]:
+    """Return what brings a user from SHOW GRANTS's lines (None: no such user) to password, limit and rights."""
     user, wanted = account["user"], password_hash(account["password"])
     # An unescaped _ in a grant is a wildcard: test_crm would also mean testXcrm.
     scope = "`" + account["name"].replace("_", r"\_") + "`.*"
@@ -77,6 +84,10 @@ def user_steps(account: dict[str, str], privileges: list[str], grants: list[str]
         words, verb = ("made user", "CREATE") if grants is None else ("changed the password of", "ALTER")
         sql = f"{verb} USER %s@'localhost' IDENTIFIED VIA mysql_native_password USING %s"
         steps.append((f"{words} {user}", sql, (user, wanted)))
+    limited = re.search(r" MAX_USER_CONNECTIONS (\d+)", "\n".join(grants or []))
+    if not limited or int(limited[1]) != connections:
+        sql = f"ALTER USER %s@'localhost' WITH MAX_USER_CONNECTIONS {connections}"
+        steps.append((f"let {user} have {connections} connections", sql, (user,)))
     if any(rights - (set(privileges) if place == scope else {"USAGE"}) for place, rights in have.items()):
         sql = "REVOKE ALL PRIVILEGES, GRANT OPTION FROM %s@'localhost'"
         steps.append((f"took foreign rights from {user}", sql, (user,)))
@@ -87,7 +98,7 @@ def user_steps(account: dict[str, str], privileges: list[str], grants: list[str]
     return steps
 
 
-def steps_for(cursor: Any, accounts: list[dict[str, str]], privileges: list[str]) -> list[Step]:
+def steps_for(cursor: Any, accounts: list[dict[str, str]], privileges: list[str], connections: int) -> list[Step]:
     """Compare the server with the accounts."""
 
     def column(sql: str, *parameters: str) -> list[str]:
@@ -102,7 +113,7 @@ def steps_for(cursor: Any, accounts: list[dict[str, str]], privileges: list[str]
             sql = f"CREATE DATABASE `{name}` CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci"
             steps.append((f"made database {name}", sql, ()))
         grants = column("SHOW GRANTS FOR %s@'localhost'", user) if user in users else None
-        steps += user_steps(account, privileges, grants)
+        steps += user_steps(account, privileges, connections, grants)
     for host in column("SELECT Host FROM mysql.user WHERE User = ''"):
         steps.append((f"removed the anonymous user at {host}", "DROP USER ''@%s", (host,)))
     if "test" in databases:
@@ -118,6 +129,7 @@ def main() -> None:
         argument_spec={
             "accounts": {"type": "list", "elements": "dict", "required": True, "options": account},
             "privileges": {"type": "list", "elements": "str", "required": True},
+            "connections": {"type": "int", "required": True},
         },
         supports_check_mode=True,
     )
@@ -127,7 +139,8 @@ def main() -> None:
         module.fail_json(msg="this host has no python3-pymysql: install it first")
     try:
         with pymysql.connect(unix_socket=SOCKET, user="root", autocommit=True) as server, server.cursor() as cursor:
-            steps = steps_for(cursor, module.params["accounts"], module.params["privileges"])
+            wanted = [module.params[name] for name in ("accounts", "privileges", "connections")]
+            steps = steps_for(cursor, *wanted)
             for _, sql, parameters in () if module.check_mode else steps:
                 cursor.execute(sql, parameters)
     except pymysql.MySQLError as error:

@@ -196,6 +196,65 @@ def test_donors_of_all_countries_and_names_are_recorded_whole(post, crm_int, crm
         assert person["email"] == f"{fresh}{number}@xn--bcher-kva.test"
 
 
+def person_of(crm_int, row: dict, *fields: str) -> dict:
+    query = json.dumps({"contact_id": row["contact_id"], "return": [*fields]})
+    return json.loads(crm_int.check_output(f"lab-civicrm-api Contact get {shlex.quote(query)}"))["values"][0]
+
+
+@pytest.mark.mutates
+def test_a_stranger_does_not_fill_in_a_known_person(post, crm_int, crm_ext, eventually, fresh):
+    """Anybody may give somebody's e-mail address: what they say is kept at their donation."""
+    contact = {"email": f"{fresh}@donor.test"}
+    assert post(donation(payment_reference=f"{fresh}one", contact=contact))[0] == 202
+    eventually(lambda: recorded(crm_int, fresh))
+    stranger = contact | {"address": CITY | {"postal_code": "12345"}, "country": "DE"}
+    assert post(donation(payment_reference=f"{fresh}two", contact=stranger))[0] == 202
+    rows = eventually(lambda: len(recorded(crm_int, fresh)) == 2 and recorded(crm_int, fresh))
+    assert len({row["contact_id"] for row in rows}) == 1
+    assert person_of(crm_int, rows[0], "city", "country", "street_address")["city"] == ""
+    second = next(row for row in rows if row["trxn_id"].endswith("two"))
+    query = json.dumps({"entity_table": "civicrm_contribution", "entity_id": second["id"]})
+    (note,) = json.loads(crm_int.check_output(f"lab-civicrm-api Note get {shlex.quote(query)}"))["values"]
+    assert "Exampleton" in note["note"]
+
+
+@pytest.fixture
+def no_letters(crm_int) -> Iterator[None]:
+    """No dead letter before and after."""
+    crm_int.run("donation-queue drop donate-api all")
+    yield
+    crm_int.run("donation-queue drop donate-api all")
+
+
+@pytest.mark.mutates
+def test_a_job_with_a_call_of_civicrms_api_is_put_aside_unread(crm_int, vault, eventually, fresh, no_letters):
+    """Who has the writer's password can push anything; CiviCRM ran it without a check of permissions."""
+    address = CITY | {
+        "postal_code": "1",
+        "api.Contact.create": {"contact_type": "Individual", "email": f"{fresh}@x.test"},
+    }
+    body = donation(payment_reference=f"{fresh}one", contact={"email": f"{fresh}@donor.test", "address": address})
+    job = {"id": f"{fresh}id", "site": "donate-api", "received_at": 1795176591, "test": False, "campaigns_version": "x"}
+    writer = vault["vault_donation_queues"]["donate-api"]["writer"]
+    text = json.dumps(job | {"donation": body})
+    assert redis(crm_int, [f"LPUSH donations:donate-api '{text}'"], "writer-donate-api", writer) == ["1"]
+    letter = eventually(lambda: crm_int.run("donation-queue dead donate-api").stdout.strip())
+    assert "contact.address.?: it is not a field of a donation" in letter
+    for email in (f"{fresh}@x.test", f"{fresh}@donor.test"):
+        found = crm_int.check_output(f"lab-civicrm-api Email get {shlex.quote(json.dumps({'email': email}))}")
+        assert json.loads(found)["values"] == [], email
+
+
+@pytest.mark.mutates
+def test_another_donor_with_a_known_reference_is_not_swallowed(post, crm_int, eventually, fresh, no_letters):
+    assert post(donation(payment_reference=f"{fresh}one", contact={"email": f"{fresh}1@donor.test"}))[0] == 202
+    eventually(lambda: recorded(crm_int, fresh))
+    assert post(donation(payment_reference=f"{fresh}one", contact={"email": f"{fresh}2@donor.test"}))[0] == 202
+    letter = eventually(lambda: crm_int.run("donation-queue dead donate-api").stdout)
+    assert "has the same transaction id and another donor" in letter
+    assert len(recorded(crm_int, fresh)) == 1
+
+
 @pytest.mark.mutates
 def test_the_same_request_again_is_the_same_donation(post, crm_int, crm_ext, eventually, fresh):
     """A client that did not see the answer repeats itself: same id, one contribution (S13)."""

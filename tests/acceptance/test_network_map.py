@@ -369,3 +369,14 @@ def test_a_ruleset_that_locks_the_admin_out_takes_itself_back(request, eventuall
     eventually(lambda: ssh(OUTER[name]), within=30)
     assert host.check_output("firewall-apply status") == "confirmed"
     assert "nothing to confirm" in host.run("firewall-apply confirm").stderr
+
+
+@pytest.mark.parametrize("name", OUTER)
+def test_only_what_the_world_may_reach_listens_on_all_addresses(request, name):
+    """Whatever the firewall says: the rest listens on loopback or on inner addresses."""
+    host = request.getfixturevalue(name)
+    lines = host.check_output("ss -Hlntup").splitlines()
+    anywhere = {
+        row[4].rsplit(":", 1)[1] for row in map(str.split, lines) if row[4].startswith(("*:", "0.0.0.0:", "[::]:"))
+    }
+    assert anywhere <= {"22", "25", "80", "443", "500", "4500"}

@@ -1,5 +1,8 @@
 """What the stores keep and from whom: MariaDB and Redis (S6, the first form of S7)."""
 
+import re
+import shlex
+
 import pytest
 from daemons import is_back, kill
 
@@ -32,6 +35,16 @@ def test_each_sites_user_reads_only_its_own_database(crm_int, vault, site):
     for statement in ("SELECT * FROM mysql.user", "SELECT LOAD_FILE('/etc/passwd') INTO OUTFILE '/tmp/x'"):
         assert "denied" in sql(crm_int, user, password, statement).stderr
     assert "denied" in sql(crm_int, user, "wrong", "SELECT 1").stderr
+
+
+def test_no_site_can_take_all_connections(crm_int):
+    """One that hangs holds on to its connections; the others need some then."""
+    limits = crm_int.check_output(
+        'mariadb -NBe "SELECT max_user_connections < @@max_connections AND max_user_connections > 0 FROM mysql.user '
+        "WHERE User IN ('crm', 'staging_crm', 'test_crm')\""
+    ).split()
+    assert len(limits) == 3
+    assert set(limits) == {"1"}
 
 
 def test_what_mariadb_says_of_itself(crm_int):
@@ -67,15 +80,62 @@ def test_a_value_above_half_of_what_can_be_stored_comes_back_from_a_dump(crm_int
     tables = "CREATE DATABASE packet_trial; CREATE TABLE packet_trial.t (a LONGBLOB)"
     fill = "INSERT INTO t SELECT REPEAT(CHAR(255, 0, 39, 10), @@max_allowed_packet DIV 8 + 1000)"
     state = "SELECT @@GLOBAL.max_allowed_packet, LENGTH(a), MD5(a) FROM packet_trial.t"
-    crm_int.check_output(f"mariadb -e '{tables}'")
+    account = (
+        "CREATE USER packet_trial@localhost IDENTIFIED BY 'packet trial' WITH MAX_USER_CONNECTIONS 1; "
+        "GRANT CREATE, DROP, ALTER, INSERT, SELECT, LOCK TABLES ON packet_trial.* TO packet_trial@localhost"
+    )
+    crm_int.check_output(f'mariadb -e "{tables}; {account}"')
+    limits = "SELECT max_user_connections, authentication_string FROM mysql.user WHERE User = 'packet_trial'"
     try:
+        account_before = crm_int.check_output(f'mariadb -NBe "{limits}"')
         crm_int.check_output(f"mariadb packet_trial -e '{fill}'")
         before = crm_int.check_output(f"mariadb -NBe '{state}'")
         assert "NULL" not in before
         crm_int.run_expect([0], f"python3 -IB - <<'END'\n{DUMP_AND_LOAD}END")
         assert crm_int.check_output(f"mariadb -NBe '{state}'") == before
+        assert crm_int.check_output(f'mariadb -NBe "{limits}"') == account_before
     finally:
-        crm_int.check_output("mariadb -e 'DROP DATABASE packet_trial'")
+        crm_int.check_output("mariadb -e 'DROP DATABASE packet_trial; DROP USER packet_trial@localhost'")
+
+
+# A dump as a site might leave it; the checksum of the one that it came in agrees.
+HOSTILE_DUMP = r"""
+import gzip, sys, tempfile
+from pathlib import Path
+sys.path.insert(0, "/usr/local/lib/civicrm-tools/src")
+from civicrm_tools.core import mariadb
+with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+    good, bad = Path(folder) / "good.gz", Path(folder) / "bad.gz"
+    mariadb.dump("test_crm", good)
+    whole = gzip.open(good).read()
+    for statement in sys.argv[1:]:
+        bad.write_bytes(gzip.compress(whole.replace(b"\n-- Dump comp", b"\n" + statement.encode() + b"\n-- Dump comp")))
+        try:
+            mariadb.load("test_crm", bad, "utf8mb4", "utf8mb4_unicode_ci")
+            print("LOADED", statement)
+        except mariadb.Incomplete as error:
+            print(error)
+    mariadb.load("test_crm", good, "utf8mb4", "utf8mb4_unicode_ci")
+"""
+
+
+@pytest.mark.mutates
+def test_a_dump_may_do_no_more_than_its_site(crm_int):
+    """It was loaded as root: a site's own text could grant rights, write files and reach another site's tables."""
+    statements = (
+        "GRANT ALL ON *.* TO test_crm@localhost;",
+        "USE crm; CREATE TABLE stolen (i INT);",
+        "SELECT 1 INTO OUTFILE '/var/tmp/stolen';",
+        "SET GLOBAL max_connections = 10;",
+        "\\! touch /var/tmp/stolen",
+    )
+    arguments = " ".join(shlex.quote(statement) for statement in statements)
+    said = crm_int.run_expect([0], f"python3 -IB - {arguments} <<'END'\n{HOSTILE_DUMP}END").stdout.splitlines()
+    assert len(said) == len(statements)
+    assert all(re.search(r"^loading it: mariadb ended with 1: ERROR .*(denied|Unknown command)", line) for line in said)
+    assert not crm_int.file("/var/tmp/stolen").exists
+    grants = crm_int.check_output('mariadb -NBe "SHOW GRANTS FOR test_crm@localhost"')
+    assert "ALL PRIVILEGES" not in grants and grants.count("*'") + grants.count("'*") == 1
 
 
 def redis(host, command: str, user: str = "", password: str = "") -> str:

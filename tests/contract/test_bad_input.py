@@ -112,10 +112,8 @@ def good(tmp_path_factory) -> Installation:
     """The lab's inventory without a mistake, with a vault that playbooks/secrets.yml made."""
     made = Installation(tmp_path_factory.mktemp("good"), ROOT / "inventories" / "lab")
     # Read from the running lab otherwise, and there need not be one.
-    made.write(
-        "host_vars/crm-int-01.yml",
-        "backup_known_host_key: ssh-ed25519 AAAA\nnewsletter_archive_known_host_key: ssh-ed25519 AAAA\n",
-    )
+    key = f"ssh-ed25519 {'A' * 68}"
+    made.write("host_vars/crm-int-01.yml", f"backup_known_host_key: {key}\nnewsletter_archive_known_host_key: {key}\n")
     run = made.play("secrets.yml", "-vvv", "--diff")
     assert run.rc == 0, run.output
     (made.directory / "secrets.log").write_text(run.output)
@@ -265,6 +263,35 @@ MISTAKES: dict[str, tuple[Callable[[Installation], object], str]] = {
         r"/inventory: postfix_mailing_providers\[orange\]: 300,000 recipients take 167 h at 0\.5 a second, and after "
         r"120 h they bounce \(postfix_mailing_queue_lifetime\): raise the budget or send less$",
     ),
+    # What the roles themselves check, of the first on a host and of the last.
+    "more than MariaDB could load": (
+        lambda c: c.write("group_vars/civicrm_int/mariadb.yml", "mariadb_max_allowed_packet_mb: 1024\n"),
+        r"^mariadb_max_allowed_packet_mb: 1024 must be from 16 to 256; ",
+    ),
+    "zone without its dot": (
+        lambda c: c.write("group_vars/civicrm_ext/resolver.yml", "resolver_private_zones: [test]\n"),
+        r"^resolver_private_zones: 'test' is not a zone name with its final dot",
+    ),
+    "firewall without time for a new connection": (
+        lambda c: c.write("group_vars/all/firewall.yml", "firewall_rollback_seconds: 5\n"),
+        r"^firewall_rollback_seconds is 5: a new ssh connection may need 20 or more$",
+    ),
+    "active queue that is too small": (
+        lambda c: c.write(PROVIDERS, "postfix_mailing_active_limit: 10\n"),
+        r"^postfix_mailing: active_limit must be at least 1000, ",
+    ),
+    "address that is none": (
+        lambda c: c.write("group_vars/civicrm_ext/fail2ban.yml", "civicrm_ext_never_refused: [nowhere]\n"),
+        r"^fail2ban_ignore_addresses: 'nowhere' is no address or network$",
+    ),
+    "currency in lower case": (
+        lambda c: c.write("group_vars/civicrm_ext/donation_intake.yml", "donation_intake_currencies: [usd]\n"),
+        r"^donation_intake_currencies: three capital letters each, ",
+    ),
+    "path of a backup that is none": (
+        lambda c: c.edit("group_vars/civicrm_int/backup.yml", r"^backup_paths: .*", "backup_paths: [srv/mail]"),
+        r"^backup_databases needs names of a-z, 0-9 and _; backup_paths absolute directories below /; ",
+    ),
     "groups misspelt": (
         lambda c: c.edit("hosts.yml", r"civicrm_(int|ext):", r"civi_crm_\1:"),
         r"/inventory names no host in the groups civicrm_int and civicrm_ext: correct the groups in hosts\.yml",
@@ -275,6 +302,7 @@ MISTAKES: dict[str, tuple[Callable[[Installation], object], str]] = {
 # One mistake of each kind through site.yml, which loads every role: while the inventory is read, before the first task,
 # in a task. The others through preflight.yml alone, with which site.yml begins (test_repository.py).
 THROUGH_SITE = {
+    "more than MariaDB could load",
     "option misspelt",
     "variable of the inventory's own misspelt",
     "vault missing",

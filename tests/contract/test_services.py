@@ -1,9 +1,11 @@
 """Our services and timers have one form and one sandbox; a unit that needs less of it says why (docs/file-sets.md)."""
 
 import re
+import subprocess
 
 import pytest
 import yaml
+from exposure import LIMIT, exceptions, limit, overall
 from loading import ROOT
 
 UNITS = "roles/*/templates/etc/systemd/system"
@@ -29,7 +31,15 @@ BASELINE = {
 # Without CAP_SYS_ADMIN, as for any unit with User= and for all units in a container, these imply NoNewPrivileges.
 IMPLY_NO_NEW_PRIVILEGES = set(BASELINE) - {"CapabilityBoundingSet", "UMask"}
 # These need a mount namespace, which a container may refuse: no part of the baseline, and last where a unit has them.
-MOUNTS = ["PrivateTmp", "ProtectHome", "ProtectSystem"]
+MOUNTS = [
+    "PrivateTmp",
+    "ProtectHome",
+    "ProtectSystem",
+    "ProtectControlGroups",
+    "ProtectProc",
+    "PrivateMounts",
+    "DevicePolicy",
+]
 TIMES = [
     "OnCalendar",
     "OnActiveSec",
@@ -87,7 +97,7 @@ def test_a_service_has_the_baseline_or_says_why_not(path):
 @every_service
 def test_the_baseline_stands_last_and_in_one_order(path):
     sandbox = path.read_text().partition(MARK)[2].partition("\n[Install]\n")[0]
-    names = [name for name, _ in directives(sandbox)]
+    names = list(dict.fromkeys(name for name, _ in directives(sandbox)))
     assert names == [name for name in [*BASELINE, *MOUNTS] if name in names]
 
 
@@ -97,6 +107,28 @@ def test_a_unit_that_needs_setgid_programs_has_nothing_that_stops_them(path):
     less = deviations(path.read_text())
     if "NoNewPrivileges" in less:
         assert {name for name, value in less.items() if value is None} == IMPLY_NO_NEW_PRIVILEGES
+
+
+@every_service
+def test_a_service_is_exposed_no_more_than_the_table_allows(path, tmp_path):
+    """systemd-analyze's own figure, of the unit without what Jinja decides: its sandbox is literal."""
+    text = re.sub(r"^\{%.*%\}\n", "", path.read_text(), flags=re.M)
+    kept = [
+        x for x in text.splitlines() if re.match(rf"({'|'.join([*BASELINE, *MOUNTS])}|User|SupplementaryGroups)=", x)
+    ]
+    unit = tmp_path / path.name.replace("@", "@x").removesuffix(".j2")
+    unit.write_text("\n".join(["[Service]", "ExecStart=/bin/true", *kept, ""]).replace("{{ item.user }}", "nobody"))
+    command = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(unit)]
+    (figure,) = overall(subprocess.run(command, capture_output=True, text=True, timeout=60).stdout).values()
+    assert figure <= limit(unit.name)
+
+
+def test_the_table_of_exceptions_says_why_of_each():
+    table = exceptions()
+    assert len(table) >= 8
+    for pattern, (most, why) in table.items():
+        assert LIMIT < most <= 10, pattern
+        assert len(why.split()) >= 4, pattern
 
 
 @every_service

@@ -13,6 +13,7 @@ def test_the_tool_reads_what_the_inventory_says(render):
     text = render("backup", "etc/civicrm-backup.json", **TARGET, backup_databases=["crm"], backup_paths=["/srv/www"])
     settings = json.loads(text)
     assert settings["databases"] == ["crm"] and settings["paths"] == ["/srv/www"] and settings["keep"] == 14
+    assert settings["signing_key"] == "/etc/civicrm-backup.signing-key"
     assert settings["target"] == {"host": "192.0.2.13", "user": "backup-crm-int-01", "port": 22, "path": "."}
 
 

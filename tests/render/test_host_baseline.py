@@ -39,6 +39,12 @@ def test_nobody_logs_in_with_a_password(baseline):
     assert sshd["PermitRootLogin"] == "prohibit-password"
 
 
+def test_ssh_takes_away_from_what_openssh_offers(baseline):
+    """A list of our own would keep out what a newer OpenSSH brings, and stop an older one that lacks a name of it."""
+    sshd = directives(baseline("etc/ssh/sshd_config.d/10-civicrm.conf"), " ")
+    assert all(sshd[name].startswith("-") for name in ("KexAlgorithms", "HostKeyAlgorithms", "MACs"))
+
+
 def test_a_null_client_takes_mail_from_its_own_programs_and_keeps_none(baseline):
     main = directives(baseline("etc/postfix/null_client.cf"))
     assert main["inet_interfaces"] == "loopback-only"

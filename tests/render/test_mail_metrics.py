@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 DROP_IN = "etc/systemd/system/mtail.service.d/civicrm.conf"
 
 
@@ -13,21 +11,14 @@ def test_every_instance_is_announced_in_the_log(render):
     assert "ExecStartPost=-logger -p mail.info -t mail_metrics counting for postfix-gmail" in lines
 
 
-@pytest.mark.parametrize(
-    ("address", "url"),
-    [
-        ("", "http://localhost:3903/"),
-        ("127.0.0.1", "http://127.0.0.1:3903/"),
-        ("fd77::11", "http://[fd77::11]:3903/"),
-    ],
-)
-def test_the_start_waits_for_the_address_in_use(render, address, url):
-    text = render("mail_metrics", DROP_IN, mail_metrics_address=address)
-    assert f"{url}\n" in text
-
-
-def test_without_an_address_mtail_listens_on_all(render):
-    assert "\nHOST=\n" in render("mail_metrics", "etc/default/mtail")
+def test_mtail_listens_on_loopback_and_the_named_addresses_have_a_socket(render):
+    """On all addresses a mistake in the firewall would show it to everyone."""
+    assert "\nHOST=127.0.0.1\n" in render("mail_metrics", "etc/default/mtail")
+    assert "http://127.0.0.1:3903/\n" in render("mail_metrics", DROP_IN)
+    addresses = ["10.77.0.11", "fd77::11"]
+    socket = render("mail_metrics", "etc/systemd/system/mail-metrics.socket", mail_metrics_addresses=addresses)
+    streams = [line for line in socket.splitlines() if line.startswith("ListenStream=")]
+    assert streams == ["ListenStream=10.77.0.11:3903", "ListenStream=[fd77::11]:3903"]
 
 
 def test_memory_is_bounded(render):

@@ -50,7 +50,9 @@ def lab(tmp_path, monkeypatch):
         "target": {"host": "2001:db8::13", "user": "backup", "port": 22, "path": "."},
         "key": "/etc/key",
         "known_hosts": "/etc/known",
+        "signing_key": str(tmp_path / "signing-key"),
     }
+    (tmp_path / "signing-key").write_text("5a" * 32 + "\n")
     config = tmp_path / "config.json"
     config.write_text(json.dumps(settings))
     monkeypatch.setenv("PATH", f"{FAKES / 'backup'}:{FAKES / 'remote'}:{os.environ['PATH']}")
@@ -122,7 +124,7 @@ def test_success_leaves_a_stamp_and_no_staging(lab):
 
 def test_what_was_lost_comes_back_equal(lab):
     assert lab.run("run") == 0
-    (lab.server / "crm").unlink()
+    (lab.server / "crm").write_text("")
     (lab.server / "staging_crm").write_text("CREATE TABLE `made_later` (x);")
     (lab.mail / "crm" / "new" / "1").unlink()
     assert lab.run("restore") == 0
@@ -130,6 +132,47 @@ def test_what_was_lost_comes_back_equal(lab):
     assert (lab.server / "staging_crm").read_text() == STAGING
     assert (lab.mail / "crm" / "new" / "1").read_text() == "From: somebody\n"
     assert (lab.mail / "crm" / "new" / "1").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_dump_is_loaded_as_its_databases_account(lab):
+    """As root it could grant itself everything, and write to the other sites' databases."""
+    assert lab.run("run") == 0
+    assert lab.run("restore", "--database", "crm") == 0
+    # The fake lets nobody else load, and nobody with limits; afterwards the account is as it was.
+    assert (lab.server / ".account").read_text() == (
+        f"ALTER USER `crm`@localhost IDENTIFIED VIA mysql_native_password USING '*{'A' * 40}' WITH "
+        "MAX_QUERIES_PER_HOUR 0 MAX_UPDATES_PER_HOUR 0 MAX_CONNECTIONS_PER_HOUR 0 MAX_USER_CONNECTIONS 40 "
+        "MAX_STATEMENT_TIME 0.0"
+    )
+
+
+def test_a_database_that_no_account_has_is_not_emptied(lab, capsys):
+    assert lab.run("run") == 0
+    (lab.server / "crm").unlink()
+    assert lab.run("restore", "--database", "crm") == 1
+    assert "database crm was not changed: no account, or more than one, has this database" in capsys.readouterr().err
+    assert not (lab.server / "crm").exists()
+
+
+DEFINED = b"""INSERT INTO `a` VALUES
+('x\\nCREATE DEFINER=`root`@`localhost` y');
+/*!50003 CREATE*/ /*!50017 DEFINER=`gone`@`%`*/ /*!50003 TRIGGER t BEFORE INSERT ON a FOR EACH ROW SET NEW.t = 1 */;;
+CREATE DEFINER=`r``t`@`localhost` FUNCTION `f`() RETURNS int(11)
+/*!50013 DEFINER=`root`@`localhost` SQL SECURITY DEFINER */
+"""
+
+
+@pytest.mark.parametrize("width", [1, 7, 50, 1000])
+@pytest.mark.parametrize("long", [0, 10_000], ids=["short", "after a long line"])
+def test_whoever_loads_a_dump_owns_its_views_and_triggers(width, long):
+    """The account may name no other, and the one in the dump may be gone."""
+    text = b"INSERT " + b"DEFINER=`x`@`y` " * long + b";\n" + DEFINED
+    expected = text[: -len(DEFINED)] + DEFINED.replace(b"DEFINER=`gone`@`%`*/", b"*/").replace(
+        b"CREATE DEFINER=`r``t`@`localhost` ", b"CREATE "
+    ).replace(b"DEFINER=`root`@`localhost` SQL", b"SQL")
+    change = mariadb.WithoutDefiners()
+    pieces = [change(text[start : start + width]) for start in range(0, len(text), width)]
+    assert b"".join(pieces) + change.end() == expected
 
 
 def test_one_database_is_restored_alone(lab):
@@ -175,7 +218,76 @@ def test_a_corrupted_file_is_refused_before_any_change(lab, capsys, corruption):
 def test_verify_finds_a_whole_snapshot_whole(lab, capsys):
     assert lab.run("run") == 0
     assert lab.run("verify") == 0
-    assert "is whole: crm (2 tables), staging_crm (1 tables)" in capsys.readouterr().out
+    assert "is whole and signed by this host: crm (2 tables), staging_crm (1 tables)" in capsys.readouterr().out
+
+
+def forge(lab, **changes) -> str:
+    """Change the only snapshot's manifest as the backup host could, which has no key; the new name."""
+    (name,) = lab.snapshots()
+    manifest = json.loads((lab.remote / name / "manifest.json").read_text()) | changes
+    manifest = {key: value for key, value in manifest.items() if value is not None}
+    (lab.remote / name / "manifest.json").write_text(json.dumps(manifest))
+    if manifest["snapshot"] != name:
+        (lab.remote / name).rename(lab.remote / manifest["snapshot"])
+    return manifest["snapshot"]
+
+
+FORGED = {
+    "no signature": ({"signature": None}, "is not signed", "UNSIGNED"),
+    "another signature": ({"signature": "0" * 64}, "has a signature of another key", "FOREIGN"),
+    "no text": ({"signature": 1}, "has a signature of another key", "FOREIGN"),
+    "other content": ({"absent": ["/srv/other"]}, "has a signature of another key", "FOREIGN"),
+    "an older one under a new name": ({"snapshot": "20990101T000000Z"}, "has a signature of another key", "FOREIGN"),
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_what_this_host_has_not_signed_is_restored_on_demand_alone(lab, capsys, name):
+    """A checksum that the backup host could write anew says nothing."""
+    changes, reason, mark = FORGED[name]
+    assert lab.run("run") == 0
+    snapshot = forge(lab, **changes)
+    (lab.server / "crm").write_text("precious")
+    for option in ([], ["--snapshot", snapshot]):
+        assert lab.run("restore", *option) == 1
+        error = capsys.readouterr().err
+        assert f"snapshot {snapshot} {reason}" in error and "Nothing was changed" in error and error.count("\n") == 1
+    assert (lab.server / "crm").read_text() == "precious"
+    assert lab.run("verify") == 1
+    assert f"snapshot {snapshot} is whole, but {reason}" in capsys.readouterr().err
+    assert lab.run("list") == 0
+    assert mark in capsys.readouterr().out
+    assert lab.run("restore", "--unauthenticated") == 0
+    assert f"warning: snapshot {snapshot} {reason}" in capsys.readouterr().err
+    assert (lab.server / "crm").read_text() == CRM
+
+
+def test_the_newest_that_is_signed_is_restored(lab):
+    assert lab.run("run") == 0
+    (lab.remote / "20990101T000000Z").mkdir()
+    manifest = {"format": 1, "snapshot": "20990101T000000Z", "databases": [], "paths": [], "absent": []}
+    (lab.remote / "20990101T000000Z" / "manifest.json").write_text(json.dumps(manifest))
+    (lab.server / "crm").write_text("")
+    assert lab.run("restore") == 0
+    assert (lab.server / "crm").read_text() == CRM
+
+
+def test_snapshots_of_another_key_stay(lab, capsys, tmp_path):
+    """A lost vault means a new key; nothing of before may go for that."""
+    assert lab.run("run") == 0
+    (tmp_path / "signing-key").write_text("00" * 32)
+    assert lab.run("run") == 0
+    assert len(lab.snapshots()) == 2
+
+
+@pytest.mark.parametrize("key", [None, "", "zz", "00"])
+def test_no_key_no_snapshot(lab, capsys, tmp_path, key):
+    (tmp_path / "signing-key").unlink()
+    if key is not None:
+        (tmp_path / "signing-key").write_text(key)
+    assert lab.run("run") == 1
+    assert f"{tmp_path}/signing-key: the" in capsys.readouterr().err
+    assert lab.snapshots(complete=False) == []
 
 
 def test_a_row_longer_than_any_default_comes_back_and_the_limit_is_as_before(lab):
@@ -184,7 +296,7 @@ def test_a_row_longer_than_any_default_comes_back_and_the_limit_is_as_before(lab
     (lab.server / "crm").write_text(row)
     (lab.server / ".packet").write_text("67108864")
     assert lab.run("run") == 0
-    (lab.server / "crm").unlink()
+    (lab.server / "crm").write_text("")
     assert lab.run("restore", "--database", "crm") == 0
     assert (lab.server / "crm").read_text() == row
     assert (lab.server / ".packet").read_text() == "67108864"
@@ -278,9 +390,66 @@ def test_a_database_that_is_not_there_is_a_failure(lab, capsys):
 
 def test_a_load_that_fails_says_that_the_database_is_incomplete(lab, capsys, monkeypatch):
     assert lab.run("run") == 0
-    monkeypatch.setenv("FAKE_LOAD", "fail")
+    monkeypatch.setenv("FAKE_LOAD", "fail crm")
     assert lab.run("restore", "--database", "crm") == 1
     assert "database crm is incomplete now, restore it again: loading it" in capsys.readouterr().err
+
+
+def test_what_one_site_holds_back_stops_no_other(lab, capsys, monkeypatch, tmp_path):
+    """A site that puts a directory where the snapshot has a file once stopped the restore of all."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "page").write_text("page")
+    lab.change(paths=[str(lab.mail), str(other)])
+    assert lab.run("run") == 0
+    (lab.mail / "crm" / "new" / "1").unlink()
+    (lab.mail / "crm" / "new" / "1" / "x").mkdir(parents=True)
+    (other / "page").unlink()
+    (lab.server / "staging_crm").write_text("")
+    monkeypatch.setenv("FAKE_LOAD", "fail crm")
+    assert lab.run("restore") == 1
+    said = capsys.readouterr()
+    assert "database crm is incomplete now, restore it again: " in said.err
+    assert "crm/new/1': a directory lies in its place: move it away and restore again" in said.err
+    assert said.err.splitlines()[-1] == (
+        f"civicrm-backup: crm, {lab.mail} did not come back whole: the lines above say why"
+    )
+    assert (lab.server / "staging_crm").read_text() == STAGING
+    assert (other / "page").read_text() == "page"
+    assert f"{lab.mail} restored from {lab.snapshots()[0]} but for 1 entries" in said.out
+
+
+def test_a_file_of_terabytes_without_content_holds_nothing_up(lab, capsys, monkeypatch):
+    """It took hours of every night, and the backup of all sites broke off; a small one comes back as it was."""
+    with (lab.mail / "crm" / "huge").open("wb") as file:
+        file.truncate(8 << 40)
+    with (lab.mail / "crm" / "small").open("wb") as file:
+        file.seek(1 << 20)
+        file.write(b"end")
+    started = time.monotonic()
+    assert lab.run("run") == 0
+    assert time.monotonic() - started < 60
+    for name in ("huge", "small"):
+        (lab.mail / "crm" / name).unlink()
+    monkeypatch.setattr(os, "fstatvfs", lambda _: SimpleNamespace(f_bavail=1 << 20, f_frsize=4096))
+    assert lab.run("restore", "--path", str(lab.mail)) == 1
+    assert "crm/huge': its 8796093.0 MB do not fit on the disk" in capsys.readouterr().err
+    assert (lab.mail / "crm" / "small").read_bytes() == bytes(1 << 20) + b"end"
+
+
+def test_only_what_is_configured_here_is_restored(lab, capsys, tmp_path):
+    """A manifest lies on another host: it chooses neither a directory nor a database."""
+    assert lab.run("run") == 0
+    (lab.mail / "crm" / "new" / "1").unlink()
+    (lab.server / "crm").write_text("precious")
+    lab.change(paths=[str(tmp_path / "elsewhere")], databases=["staging_crm"])
+    for option, item in (("--path", str(lab.mail)), ("--database", "crm")):
+        assert lab.run("restore", option, item) == 1
+        assert "so it may not be restored here; nothing was changed" in capsys.readouterr().err
+    assert lab.run("restore") == 0
+    assert f"warning: {lab.mail}: not in backup_paths" in capsys.readouterr().err
+    assert not (lab.mail / "crm" / "new" / "1").exists()
+    assert (lab.server / "crm").read_text() == "precious"
 
 
 def test_a_directory_that_is_not_there_is_a_warning(lab, capsys, tmp_path):

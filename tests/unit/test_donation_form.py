@@ -9,6 +9,8 @@ from collections.abc import Callable
 import pytest
 from loading import ROOT
 
+from civicrm_tools.donations import form
+
 LIBRARY = ROOT / "roles/donation_intake/files/usr/local/share/donation-intake"
 DOMAINS = {"bücher.example": "xn--bcher-kva.example", "उदाहरण.example": "xn--p1b6ci4b4b3a.example"}
 
@@ -28,6 +30,7 @@ namespace {
 }
 namespace DonationIntake {
     require '%s/load.php';
+    Fields::$path = '%s';
     $class = new \\ReflectionClass(Config::class);
     $config = $class->newInstanceWithoutConstructor();
     foreach (['currencies' => ['EUR'], 'campaigns' => ['general'], 'amountMax' => 1000] as $name => $value) {
@@ -52,7 +55,7 @@ def php_array(values: dict[str, str]) -> str:
 @pytest.fixture(scope="module")
 def read() -> Callable[..., dict]:
     """A function (contact's fields) -> {contact}, or {field, code, message} of a refusal; None leaves a field out."""
-    program = DRIVER % (php_array(DOMAINS), LIBRARY)
+    program = DRIVER % (php_array(DOMAINS), LIBRARY, form.TABLE)
     command = ["php", "-d", "display_errors=stderr", "-r", program]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
 
@@ -151,6 +154,42 @@ def test_an_address_in_any_script_is_taken(read, given, normal):
 def test_what_is_no_address_is_refused_by_name(read, email):
     refusal = read(email=email)
     assert (refusal["field"], refusal["code"]) == ("contact.email", "field_invalid")
+
+
+FARSI = "\u0639\u0644\u06cc\u200c\u0631\u0636\u0627"  # a name whose parts a joiner keeps from running together
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("\u200bAda\ufeff", "Ada"), ("A\u00adda", "Ada"), ("\u3000Ada\u00a0", "Ada"), ("Ada\u200d", "Ada"),
+     (FARSI, FARSI), ("A\u2060\u034fda", "Ada"), ("\U000e0041Ada", "Ada"), ("\u3164Ada", "Ada")],
+)  # fmt: skip
+def test_what_nobody_sees_is_left_out_of_a_name(read, given, kept):
+    """It came in by copying, or to pass for somebody else; where a script needs a joiner, it stays."""
+    assert read(last_name=given)["contact"]["last_name"] == kept
+
+
+@pytest.mark.parametrize("name", ["\u200b", "\u3164\u2800", "\u00a0 \u3000"])
+def test_a_name_that_nobody_sees_is_none(read, name):
+    assert read(first_name=None, last_name=name)["code"] == "field_missing"
+
+
+@pytest.mark.parametrize("name", ["a\u202eb", "a\u0000b", "<b>", "a\u009bb", "a\u2066b", "a\ue000b", "x" * 65])
+def test_what_turns_or_marks_up_a_name_is_refused(read, name):
+    assert read(last_name=name)["field"] == "contact.last_name"
+
+
+def test_the_worker_takes_what_the_form_lets_through(read):
+    """One table: a donation that was accepted is no dead letter for its form."""
+    for contact in (
+        {"last_name": FARSI, "country": "IE", "address": WITHOUT},
+        {"first_name": None, "email": "\u0930\u093e\u092e@\u0909\u0926\u093e\u0939\u0930\u0923.example"},
+        {"email": "user+tag@example.org", "address": ADDRESS, "last_name": "x" * 64},
+    ):
+        donation = {"idempotency_key": "k" * 16, "amount": "25.00", "currency": "EUR", "campaign": "general"}
+        donation |= {"payment_reference": "ch_3PqXyZ", "contact": read(**contact)["contact"]}
+        job = {"id": "a" * 32, "site": "donate-api", "received_at": 1, "test": False, "campaigns_version": "v1"}
+        assert form.read(json.dumps(job | {"donation": donation}), "donate-api")["donation"] == donation
 
 
 def test_a_name_that_is_a_word_of_programs_is_taken(read):

@@ -86,6 +86,7 @@ def settings(tmp_path: Path, redis) -> dict:
         "tries_max": 3,
         "retry_seconds": 0,
         "retry_max_seconds": 1,
+        "dead_max": 5,
         "trxn_prefix": "donation:",
         "financial_type": "Donation",
         "payment_instrument": "Credit Card",
@@ -123,6 +124,7 @@ def kill(process: subprocess.Popen) -> None:
 def job(number: int = 1, **changes) -> str:
     contact = {"first_name": "Ada", "last_name": "Lovelace", "email": f"ada{number}@example.org"}
     donation = {
+        "idempotency_key": "0123456789abcdef",
         "amount": "25.00",
         "currency": "EUR",
         "campaign": "general",
@@ -433,6 +435,104 @@ def test_what_is_no_job_is_put_aside(tmp_path, redis, worker, text):
     worker()
     eventually(lambda: idle(redis) and references(tmp_path) == ["donation:ch_1"])
     assert json.loads(redis.list(DEAD)[0])["raw"] == text
+
+
+ADDRESSED = {"street_address": "1 Example Street", "city": "Exampleton"}
+INTRUDERS = {
+    "a chained call": (
+        {"address": ADDRESSED | {"api.contact.delete": {"id": 1}}},
+        "contact.address.?: it is not a field",
+    ),
+    "a chained call for an address": (
+        {"address": {"api.Setting.create": {}}},
+        "contact.address.street_address: it is missing",
+    ),
+    "another field": ({"id": "1"}, "contact.id: it is not a field"),
+    "an operator": ({"email": {"LIKE": "%"}}, "contact.email: it must be a text"),
+    "a list": ({"address": [ADDRESSED]}, "contact.address: it must be an object"),
+    "an escape sequence": ({"last_name": "\x1b[31mx"}, "contact.last_name: it holds a character"),
+    "half a character": ({"last_name": "\ud800"}, "contact.last_name: it holds a character"),
+    "nobody's eyes": ({"last_name": "Love\u200blace"}, "contact.last_name: it holds a character"),
+    "a long name": ({"last_name": "x" * 65}, "contact.last_name: it must be 1 to 64"),
+}
+
+
+@pytest.mark.parametrize(("contact", "reason"), INTRUDERS.values(), ids=INTRUDERS)
+def test_a_job_is_input_and_only_a_donations_fields_and_texts_are_taken(tmp_path, redis, worker, contact, reason):
+    """Whoever pushed it: a field that is a call of CiviCRM's API ran there without any check of permissions."""
+    redis.fill(QUEUE, [job(2), job(1, contact=contact)])
+    worker()
+    eventually(lambda: idle(redis) and references(tmp_path) == ["donation:ch_2"])
+    letter = json.loads(redis.list(DEAD)[0])
+    assert reason in letter["reason"]
+    assert [row["last_name"] for row in crm(tmp_path)["Contact"]] == ["Lovelace"]
+    log = (tmp_path / "worker.log").read_text()
+    assert reason in log
+    assert log.isascii() and "\x1b" not in log
+
+
+def test_a_job_of_another_site_is_put_aside(tmp_path, redis, worker):
+    redis.fill(QUEUE, [job(2), job(1, site="staging-donate-api"), "[" * 60000])
+    worker()
+    eventually(lambda: idle(redis) and references(tmp_path) == ["donation:ch_2"])
+    assert len(redis.list(DEAD)) == 2
+
+
+def test_strangers_do_not_fill_in_a_known_person(tmp_path, redis, worker):
+    """Anybody may give somebody's address and name: the contact stays as it is, a note keeps what was given."""
+    known = [{"id": "1", "first_name": "Ada", "last_name": "Lovelace", "email": "ada1@example.org"}]
+    (tmp_path / "civicrm.json").write_text(json.dumps({"Contact": known, "Contribution": [], "Campaign": []}))
+    redis.fill(QUEUE, [job(contact={"address": ADDRESSED, "country": "DE"})])
+    worker()
+    eventually(lambda: idle(redis) and references(tmp_path))
+    assert crm(tmp_path).get("Address", []) == []
+    assert crm(tmp_path)["Contact"] == known
+    (contribution,) = crm(tmp_path)["Contribution"]
+    assert contribution["contact_id"] == "1"
+    assert contribution["note"].split("\n")[1:] == ["1 Example Street", "Exampleton", "DE"]
+
+
+OTHERS = {
+    "donor's name": ({"contact": {"first_name": "Charles"}}, "donor"),
+    "donor's address": ({"contact": {"email": "charles@example.org"}}, "donor"),
+    "campaign": ({"donation": {"campaign": "spring"}}, "campaign"),
+    "currency": ({"donation": {"currency": "USD"}}, "currency"),
+    "amount": ({"donation": {"amount": "26.00"}}, "amount"),
+}
+
+
+@pytest.mark.parametrize(("other", "word"), OTHERS.values(), ids=OTHERS)
+def test_a_second_donation_with_a_known_reference_is_never_swallowed(tmp_path, redis, worker, other, word):
+    """It was taken for the first one's repetition whoever gave it: a person must see it, with what differs."""
+    redis.fill(QUEUE, [job(id="second", **other), job(id="first")])
+    worker()
+    eventually(lambda: redis.list(DEAD) and idle(redis))
+    assert references(tmp_path) == ["donation:ch_1"]
+    letter = json.loads(redis.list(DEAD)[0])
+    assert (letter["id"], letter["reason"]) == (
+        "second",
+        f"contribution 1 has the same transaction id and another {word}",
+    )
+
+
+def test_dead_letters_have_a_limit_and_the_oldest_goes_counted(tmp_path, redis, worker):
+    """Whoever may push must not fill the memory with what is never taken away."""
+    redis.fill(QUEUE, [f"no job {n}" for n in range(9, -1, -1)])
+    worker(dead_max=3)
+    eventually(lambda: idle(redis) and redis.hash(STATS).get("dead_dropped") == "7")
+    assert [json.loads(text)["raw"] for text in redis.list(DEAD)] == ["no job 9", "no job 8", "no job 7"]
+    assert "none is dropped: there are more than 3 dead letters" in (tmp_path / "worker.log").read_text()
+
+
+def test_the_tool_prints_nothing_raw(redis, tool, capsys):
+    """A terminal obeys what stands in a reason or in a name."""
+    letters = ['{"id":"a\\u001b[2J","reason":"x\\u202ey","donation":{"last_name":"\u009b31m"}}', "[", "[" * 60000, "7"]
+    redis.fill(DEAD, letters)
+    for arguments in (["dead", "donate-api"], ["dead", "donate-api", "--json"], ["drop", "donate-api", "all"]):
+        assert tool(arguments) == 0
+        shown = capsys.readouterr().out
+        assert not set(shown) & set("\x1b\x9b\u202e"), arguments
+    assert redis.list(DEAD) == []
 
 
 def test_a_full_redis_is_emptied(tmp_path, redis, worker):

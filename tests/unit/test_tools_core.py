@@ -468,7 +468,7 @@ def test_an_output_comes_back_as_it_was(tmp_path):
     )
     assert first == second and first.size == (tmp_path / "one.gz").stat().st_size
     assert first.sha256 == hashlib.sha256((tmp_path / "two.gz").read_bytes()).hexdigest()
-    streams.feed(tmp_path / "one.gz", ["dd", f"of={tmp_path / 'back'}", "status=none"])
+    streams.feed(tmp_path / "one.gz", ["dd", f"of={tmp_path / 'back'}", "status=none"], mariadb.WithoutDefiners())
     assert (tmp_path / "back").read_bytes() == data
 
 
@@ -478,7 +478,7 @@ def test_a_tolerated_status_is_a_warning_and_another_an_error(tmp_path):
     with pytest.raises(ProgramFailed, match=r"^sh ended with 1: changed$"):
         streams.compress(command, tmp_path / "b")
     with pytest.raises(ProgramFailed, match=r"^false ended with 1: no message$"):
-        streams.feed(tmp_path / "a", ["false"])
+        streams.feed(tmp_path / "a", ["false"], mariadb.WithoutDefiners())
 
 
 # Large libraries

@@ -42,8 +42,12 @@ def answer(entity: str, action: str, params: dict) -> dict:
             rows = data["Contribution"]
             return {"values": [r for r in rows if r["trxn_id"].lower() == wanted and r["is_test"] == test]}
         if (entity, action) == ("Email", "get"):
-            wanted = [plain(address) for address in params["email"]["IN"]]
-            rows = [c for c in data["Contact"] if plain(c["email"]) in wanted]
+            rows = data["Contact"]
+            if "contact_id" in params:
+                rows = [c for c in rows if c["id"] == params["contact_id"]]
+            if "email" in params:
+                wanted = [plain(address) for address in params["email"]["IN"]]
+                rows = [c for c in rows if plain(c["email"]) in wanted]
             names = {f"contact_id.{n}": n for n in ("first_name", "last_name")}
             columns = {"contact_id": "id", "email": "email", **names}
             return {"values": [{name: c[key] for name, key in columns.items() if key in c} for c in rows]}

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import re
+import secrets
+import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from civicrm_tools.core import streams
-from civicrm_tools.core.command import Failure
-from civicrm_tools.core.run import ProgramFailed, run
+from civicrm_tools.core.command import Failure, about
+from civicrm_tools.core.run import run
 
 SECONDS = 60
 # One moment of all tables, without locking anybody out; binary columns survive any charset.
@@ -23,6 +26,8 @@ LONGEST = 1 << 30
 PACKET = f"--max-allowed-packet={LONGEST}"
 CHARSET = "--default-character-set=utf8mb4"
 DATABASE_NAME = re.compile(r"[A-Za-z0-9_]{1,64}")
+ACCOUNT_NAME = re.compile(r"[A-Za-z0-9_]{1,80}")
+HASH = re.compile(r"'(\*[0-9A-F]{40})'")
 CHARSET_NAME = re.compile(r"[A-Za-z0-9_]+")
 
 
@@ -97,16 +102,56 @@ def check(source: Path) -> None:
     inspector.judge()
 
 
+class Incomplete(Failure):
+    """A database was emptied, and its dump is not all in it."""
+
+
+class WithoutDefiners:
+    """Takes DEFINER out of a dump as it passes: whoever loads it owns its views, triggers and routines.
+
+    The definers in the dump may be accounts that this server does not know, and only root may name another than itself.
+    mariadb-dump writes the clause at the beginning of a line, where no value of a table is.
+    """
+
+    CLAUSE = re.compile(
+        rb"^((?:/\*![0-9]{5,6} )?(?:CREATE\*/ /\*![0-9]{5,6} |CREATE )?)DEFINER=(?:`(?:[^`\n]|``){0,300}`@?){1,2} ?",
+        re.MULTILINE,
+    )
+    LONG = 4096  # bytes of a line whose beginning has been looked at
+
+    def __init__(self) -> None:
+        self.rest = b""
+        self.inside = False  # what comes next goes on with a line that has passed
+
+    def __call__(self, chunk: bytes) -> bytes:
+        data, passed = self.rest + chunk, b""
+        if self.inside:
+            end = data.find(b"\n") + 1
+            if not end:
+                self.rest = b""
+                return data
+            passed, data, self.inside = data[:end], data[end:], False
+        cut = data.rfind(b"\n") + 1
+        if self.inside or len(data) - cut > self.LONG:
+            cut, self.inside = len(data), True
+        self.rest = data[cut:]
+        return passed + self.CLAUSE.sub(rb"\1", data[:cut])
+
+    def end(self) -> bytes:
+        return self.CLAUSE.sub(rb"\1", self.rest)
+
+
+def ask(statement: str) -> str:
+    """Return what the server answers to root. Raises ProgramFailed."""
+    return run("mariadb", "--batch", "--skip-column-names", timeout=SECONDS, text=statement).stdout.strip()
+
+
 @contextmanager
 def long_statements() -> Iterator[None]:
     """Have the server take statements of any length from connections that begin now. Raises ProgramFailed.
 
     So may connections of others that begin meanwhile; after a run that is killed, until the server restarts.
     """
-
-    def ask(statement: str) -> str:
-        return run("mariadb", "--batch", "--skip-column-names", timeout=SECONDS, text=statement).stdout.strip()
-
     before = ask("SELECT @@GLOBAL.max_allowed_packet")
     ask(f"SET GLOBAL max_allowed_packet = {LONGEST}")
     try:
@@ -115,8 +160,51 @@ def long_statements() -> Iterator[None]:
         ask(f"SET GLOBAL max_allowed_packet = {before}")
 
 
+@contextmanager
+def own_account(database: str) -> Iterator[Path]:
+    """Lend a database's own account: the path of an option file with its name and a second password, until the end.
+
+    Its limits are lifted meanwhile, for the site may have used them up. Raises Failure, also unless exactly one account
+    at localhost has this database. After a run that is killed the limits stay lifted until the next playbook, and the
+    second password, which nobody knows, until the next rotation.
+    """
+    # In a grant the _ of a database's name may be escaped.
+    rows = ask(
+        "SELECT REPLACE(Db, CHAR(92), ''), User, max_questions, max_updates, max_connections, max_user_connections, "
+        "max_statement_time FROM mysql.user JOIN mysql.db USING (Host, User) WHERE Host = 'localhost' AND User != ''"
+    )
+    found = [row.split("\t")[1:] for row in rows.splitlines() if row.split("\t")[0] == database]
+    if len(found) != 1 or not ACCOUNT_NAME.fullmatch(found[0][0]):
+        raise Failure("no account, or more than one, has this database: run the playbook first")
+    user, *before = found[0]
+    hashes = HASH.findall(ask(f"SHOW CREATE USER `{user}`@localhost"))
+    if not hashes:
+        raise Failure(f"account {user} has no password: run the playbook first")
+    password = secrets.token_hex(16)
+    digest = hashlib.sha1(hashlib.sha1(password.encode()).digest()).hexdigest().upper()  # noqa: S324 (MariaDB's own)
+
+    def alter(passwords: list[str], values: list[str]) -> None:
+        via = " OR ".join(f"mysql_native_password USING '{one}'" for one in passwords)
+        words = ("QUERIES_PER_HOUR", "UPDATES_PER_HOUR", "CONNECTIONS_PER_HOUR", "USER_CONNECTIONS", "STATEMENT_TIME")
+        limited = " ".join(f"MAX_{word} {value}" for word, value in zip(words, values, strict=True))
+        ask(f"ALTER USER `{user}`@localhost IDENTIFIED VIA {via} WITH {limited}")
+
+    # 0 connections would be the server's default for all accounts, no limit.
+    alter([*hashes, f"*{digest}"], ["0", "0", "0", "65535", "0"])
+    try:
+        with tempfile.NamedTemporaryFile("w", suffix=".cnf") as options:
+            options.write(f"[client]\nuser={user}\npassword={password}\n")
+            options.flush()
+            yield Path(options.name)
+    finally:
+        alter(hashes, before)
+
+
 def load(database: str, source: Path, charset: str, collation: str) -> None:
-    """Replace a database by a dump. Raises ProgramFailed; the database is incomplete then."""
+    """Replace a database by a dump, as the account that has it: the dump may do no more than its site.
+
+    Raises Incomplete, and Failure before anything was changed.
+    """
     for value, pattern in ((database, DATABASE_NAME), (charset, CHARSET_NAME), (collation, CHARSET_NAME)):
         if not pattern.fullmatch(value):
             raise Failure(f"{value!r} is not the name of a database, character set or collation")
@@ -125,12 +213,17 @@ def load(database: str, source: Path, charset: str, collation: str) -> None:
         f"DROP DATABASE IF EXISTS `{database}`; "
         f"CREATE DATABASE `{database}` CHARACTER SET {charset} COLLATE {collation};"
     )
-    try:
-        run("mariadb", timeout=SECONDS, text=statement)
-    except ProgramFailed as error:
-        raise ProgramFailed(f"emptying it: {error}") from error
-    try:
-        with long_statements():
-            streams.feed(source, ["mariadb", PACKET, CHARSET, database])
-    except ProgramFailed as error:
-        raise ProgramFailed(f"loading it: {error}") from error
+    # --binary-mode: of the client's own commands, which could run a program, it obeys only DELIMITER.
+    argv = ["--binary-mode", "--skip-local-infile", "--init-command=SET SESSION max_statement_time = 0"]
+    with own_account(database) as options, long_statements():
+        try:
+            with about("emptying it"):
+                run("mariadb", timeout=SECONDS, text=statement)
+            with about("loading it"):
+                streams.feed(
+                    source,
+                    ["mariadb", f"--defaults-file={options}", *argv, PACKET, CHARSET, database],
+                    WithoutDefiners(),
+                )
+        except Failure as error:
+            raise Incomplete(str(error)) from error

@@ -5,13 +5,12 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, Protocol
 
 from civicrm_tools.core.run import ProgramFailed, ended, last_line, start
 
@@ -80,14 +79,24 @@ def compress(
     return Compressed(digest.size, digest.sha256.hexdigest(), last_line(said) if code else "")
 
 
-def feed(source: Path, argv: Sequence[str]) -> None:
+class Filter(Protocol):
+    """Changes a stream: gets it piece by piece, returns what goes on, and at the end what it has held back."""
+
+    def __call__(self, chunk: bytes) -> bytes: ...
+
+    def end(self) -> bytes: ...
+
+
+def feed(source: Path, argv: Sequence[str], change: Filter) -> None:
     """Run a program with a compressed file as its input. Raises ProgramFailed and, for a damaged file, OSError."""
     with tempfile.TemporaryFile() as stderr:
         process = start(argv, stdin=PIPE, stdout=DEVNULL, stderr=stderr)
         assert process.stdin is not None
         try:
             with gzip.open(source, "rb") as packed, process.stdin as pipe:
-                shutil.copyfileobj(packed, pipe, CHUNK)
+                while chunk := packed.read(CHUNK):
+                    pipe.write(change(chunk))
+                pipe.write(change.end())
         except BrokenPipeError:
             pass  # The program has ended early: its own message tells why.
         finally:

@@ -154,11 +154,15 @@ def record(api: Api, job: Record, prefix: str, test: bool, fields: Record) -> Re
     """
     donation = job["donation"]
     trxn_id = prefix + donation["payment_reference"]
-    if find(api, trxn_id, donation, test):
+    if find(api, trxn_id, job, test):
         return Recorded("duplicates")
     try:
-        contact = find_contact(api, donation["contact"]) or create_contact(api, donation["contact"])
-        address_kept = add_address(api, contact, donation["contact"])
+        contact, address_kept, note = find_contact(api, donation["contact"]), True, {}
+        if contact:
+            note = address_note(donation["contact"])
+        else:
+            contact = create_contact(api, donation["contact"])
+            address_kept = add_address(api, contact, donation["contact"])
         campaign = api.campaign(donation["campaign"])
         api.call(
             "Contribution",
@@ -170,34 +174,80 @@ def record(api: Api, job: Record, prefix: str, test: bool, fields: Record) -> Re
             trxn_id=trxn_id,
             invoice_id=job["id"],
             receive_date=f"@{job['received_at']}",
-            source=f"{job['site']}: {donation['campaign']}",
+            source=source(job),
             contribution_status_id="Completed",
             is_test=int(test),
             **({"campaign_id": campaign} if campaign else {}),
+            **note,
         )
     except (ApiRefused, ApiGone) as error:
         # Whose fault was it? If CiviCRM can still be asked, the job's, or it was recorded nevertheless.
-        if find(api, trxn_id, donation, test):
+        if find(api, trxn_id, job, test):
             return Recorded("duplicates")
         raise ApiRefused(str(error)) from error
     return Recorded("created", campaign is not None, address_kept)
 
 
-def find(api: Api, trxn_id: str, donation: Record, test: bool) -> bool:
-    """Whether a contribution has this transaction id; an API that cannot even look is ApiGone."""
-    wanted = {"return": ["trxn_id", "total_amount", "currency"], "is_test": int(test)}
+def source(job: Record) -> str:
+    return f"{job['site']}: {job['donation']['campaign']}"
+
+
+def find(api: Api, trxn_id: str, job: Record, test: bool) -> bool:
+    """Whether this donation is recorded under its transaction id; an API that cannot even look is ApiGone.
+
+    Compared in full: what differs is another donation, which a person must see. Raises Conflict.
+    """
+    fields = ["trxn_id", "total_amount", "currency", "invoice_id", "contact_id", "source", "contribution_source"]
     try:
-        found = api.call("Contribution", "get", trxn_id=trxn_id, **wanted)
+        found = api.call("Contribution", "get", trxn_id=trxn_id, is_test=int(test), **{"return": fields})
+        for row in found:
+            # The database ignores case, payment providers do not.
+            if row["trxn_id"] != trxn_id:
+                raise Conflict(f"contribution {row['id']} has nearly the same transaction id")
+            if different := differences(api, row, job):
+                raise Conflict(
+                    f"contribution {row['id']} has the same transaction id and another {', '.join(different)}"
+                )
     except ApiRefused as error:
         api.close()
         raise ApiGone("CiviCRM cannot look up a contribution") from error
-    # The database ignores case, payment providers do not.
-    for row in found:
-        if row["trxn_id"] != trxn_id:
-            raise Conflict(f"contribution {row['id']} has nearly the same transaction id")
-        if Decimal(row["total_amount"]) != Decimal(donation["amount"]) or row["currency"] != donation["currency"]:
-            raise Conflict(f"contribution {row['id']} has the same transaction id and another amount")
     return bool(found)
+
+
+def differences(api: Api, row: Record, job: Record) -> list[str]:
+    """Return what a contribution has otherwise than a job: of amount, currency, campaign, donor."""
+    donation = job["donation"]
+    different = []
+    if Decimal(row["total_amount"]) != Decimal(donation["amount"]):
+        different.append("amount")
+    if row["currency"] != donation["currency"]:
+        different.append("currency")
+    if row.get("invoice_id") == job["id"]:
+        return different  # the id is made of all that the donor wrote
+    if (row.get("contribution_source") or row.get("source")) != source(job):
+        different.append("campaign")
+    people = api.call("Email", "get", contact_id=row["contact_id"], **NAMED)
+    if not any(is_address(person, donation["contact"]) and is_name(person, donation["contact"]) for person in people):
+        different.append("donor")
+    return different
+
+
+# What is asked of an e-mail address: it, and whose it is.
+NAMED: Record = {
+    "return": ["email", "contact_id", "contact_id.first_name", "contact_id.last_name"],
+    "options": {"limit": 100, "sort": "contact_id"},
+}
+
+
+def is_address(row: Record, person: Record) -> bool:
+    """Whether it is the donor's. To the database an accent makes no difference; to a mail server it does."""
+    return row["email"].casefold() in [address.casefold() for address in spellings(person["email"])]
+
+
+def is_name(row: Record, person: Record) -> bool:
+    names = ("first_name", "last_name")
+    known = [str(row.get(f"contact_id.{name}") or "").casefold() for name in names]
+    return known == [kept(person.get(name, "")).casefold() for name in names]
 
 
 def find_contact(api: Api, person: Record) -> str | None:
@@ -206,19 +256,12 @@ def find_contact(api: Api, person: Record) -> str | None:
         "Email",
         "get",
         email={"IN": spellings(person["email"])},
-        **{
-            "contact_id.contact_type": "Individual",
-            "contact_id.is_deleted": 0,
-            "return": ["email", "contact_id", "contact_id.first_name", "contact_id.last_name"],
-            "options": {"limit": 100, "sort": "contact_id"},
-        },
+        **{"contact_id.contact_type": "Individual", "contact_id.is_deleted": 0},
+        **NAMED,
     )
-    # To the database an accent makes no difference; to a mail server it does.
-    wanted = [address.casefold() for address in spellings(person["email"])]
-    found = [row for row in found if row["email"].casefold() in wanted]
-    name = [person["first_name"].casefold(), person["last_name"].casefold()]
+    found = [row for row in found if is_address(row, person)]
     for row in found:
-        if [str(row.get(f"contact_id.{n}") or "").casefold() for n in ("first_name", "last_name")] == name:
+        if is_name(row, person):
             return str(row["contact_id"])
     return str(found[0]["contact_id"]) if found else None
 
@@ -236,20 +279,20 @@ def spellings(email: str) -> list[str]:
 
 
 def create_contact(api: Api, person: Record) -> str:
-    names = {name: kept(person[name]) for name in ("first_name", "last_name") if person[name]}
+    names = {name: kept(person[name]) for name in ("first_name", "last_name") if person.get(name)}
     made = api.call("Contact", "create", contact_type="Individual", email=person["email"], **names)
     return str(made[0]["id"])
 
 
 def add_address(api: Api, contact: str, person: Record) -> bool:
-    """Add the address to a contact that has none, and return whether all of it was kept.
+    """Add the address to a contact that was just made, and return whether all of it was kept.
 
-    One in CiviCRM is never changed. A country that CiviCRM does not know costs neither the donation nor the address.
+    A country that CiviCRM does not know costs neither the donation nor the address.
     """
-    address = {name: kept(text) for name, text in person.get("address", {}).items()}
+    address = address_of(person)
     country = {"country_id": person["country"]} if "country" in person else {}
     whole = address | country
-    if not whole or api.call("Address", "get", contact_id=contact, **{"return": ["id"]}):
+    if not whole:
         return True
     attempts = (whole, address) if address and country else (whole,)
     for given in attempts:
@@ -257,6 +300,17 @@ def add_address(api: Api, contact: str, person: Record) -> bool:
             api.call("Address", "create", contact_id=contact, location_type_id="Home", **given)
             return given == whole
     return False
+
+
+def address_of(person: Record) -> Record:
+    given = person.get("address", {})
+    return {name: kept(given[name]) for name in ("street_address", "city", "postal_code") if given.get(name)}
+
+
+def address_note(person: Record) -> Record:
+    """Return the contribution's note: a person who is known keeps the address there, as anybody may give their name."""
+    lines = [*address_of(person).values(), *([person["country"]] if "country" in person else [])]
+    return {"note": "\n".join(["Address given with this donation:", *lines])} if lines else {}
 
 
 def kept(text: str) -> str:

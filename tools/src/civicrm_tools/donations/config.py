@@ -31,6 +31,7 @@ class Config:
     tries_max: int
     retry_seconds: int
     retry_max_seconds: int
+    dead_max: int  # dead letters that are kept
     trxn_prefix: str
     financial_type: str
     payment_instrument: str

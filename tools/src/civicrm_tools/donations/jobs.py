@@ -9,6 +9,7 @@ donations:<queue>:stats              hash of counters
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from typing import Any
@@ -84,6 +85,18 @@ class Queue:
         """Dead letters, the oldest first."""
         return list(reversed(self.redis.call("LRANGE", self.dead, 0, -1)))
 
+    def drop_oldest(self, limit: int) -> list[str]:
+        """Forget the oldest dead letters beyond the limit, count and return them."""
+        dropped = []
+        for letter in reversed(self.redis.call("LRANGE", self.dead, limit, -1)):
+            # From the old end: the same text may lie there twice.
+            if self.redis.call("LREM", self.dead, -1, letter):
+                dropped.append(letter)
+        if dropped:
+            with contextlib.suppress(RedisError):  # no room for a count
+                self.redis.call("HINCRBY", self.stats, "dead_dropped", len(dropped))
+        return dropped
+
     def revive(self, job: str, changed: dict[str, Any]) -> bool:
         """Put a dead letter back into the queue; False if somebody else did already, and it is there twice."""
         removed, _ = self.redis.transaction(("LREM", self.dead, 1, job), ("LPUSH", self.main, dump(changed)))
@@ -114,6 +127,7 @@ COUNTERS = (
     "duplicates",
     "failures",
     "buried",
+    "dead_dropped",
     "campaigns_mismatch",
     "campaigns_unknown",
     "addresses_refused",
@@ -123,3 +137,11 @@ COUNTERS = (
 
 def dump(job: dict[str, Any]) -> str:
     return json.dumps(job, ensure_ascii=False, separators=(",", ":"))
+
+
+def identity(letter: str) -> str:
+    """Return the id of a dead letter, "none" for what was never a job."""
+    try:
+        return str(json.loads(letter).get("id", "none"))
+    except (ValueError, AttributeError, RecursionError):
+        return "none"

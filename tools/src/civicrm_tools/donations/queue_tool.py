@@ -14,8 +14,9 @@ from typing import Any
 from civicrm_tools.core import command, metrics
 from civicrm_tools.core.command import DONE
 from civicrm_tools.core.metrics import Family
+from civicrm_tools.donations import form
 from civicrm_tools.donations.config import Config, queues
-from civicrm_tools.donations.jobs import COUNTERS, Queue
+from civicrm_tools.donations.jobs import COUNTERS, Queue, identity
 from civicrm_tools.donations.resp import Redis, RedisError, RedisGone
 
 NAME = "donation-queue"
@@ -43,20 +44,25 @@ def status(names: list[str]) -> dict[str, dict[str, Any]]:
 
 def letters(queue: Queue) -> list[tuple[str, dict[str, Any]]]:
     """Dead letters as they lie in Redis and as they read, the oldest first."""
-    return [(text, json.loads(text)) for text in queue.dead_jobs()]
+    return [(text, content(text)) for text in queue.dead_jobs()]
+
+
+def content(text: str) -> dict[str, Any]:
+    """Whoever may push could have pushed here, too, before the worker's user was one of its own."""
+    try:
+        job = json.loads(text)
+    except (ValueError, RecursionError):
+        job = None
+    return job if isinstance(job, dict) else {"raw": text, "reason": "not a job"}
 
 
 def decide(queue: Queue, wanted: str, act: Callable[[Queue, str, dict[str, Any]], bool]) -> list[str]:
     """Apply `act` to the dead letter with the id `wanted`, or to every one for "all"; return the ids."""
     done = []
     for text, job in letters(queue):
-        if wanted in ("all", identity(job)) and act(queue, text, job):
-            done.append(identity(job))
+        if wanted in ("all", identity(text)) and act(queue, text, job):
+            done.append(form.visible(identity(text)))
     return done
-
-
-def identity(job: dict[str, Any]) -> str:
-    return str(job.get("id", "none"))
 
 
 def retry(queue: Queue, text: str, job: dict[str, Any]) -> bool:
@@ -112,12 +118,15 @@ def show_status(names: list[str], as_json: bool) -> int:
 
 
 def show_dead(queue: Queue, as_json: bool) -> int:
-    found = [job for _, job in letters(queue)]
+    found = letters(queue)
     if as_json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        # What JSON does not escape by itself, but a terminal obeys.
+        text = json.dumps([job for _, job in found], indent=2, ensure_ascii=False)
+        print("\n".join(map(form.visible, text.split("\n"))))
     else:
-        for job in found:
-            print(f"{identity(job):32}  {job.get('tries', 0)} tries  {job.get('reason', '')}")
+        for text, job in found:
+            line = f"{identity(text):32}  {job.get('tries', 0)} tries  {job.get('reason', '')}"
+            print(form.visible(line))
     return DONE
 
 

@@ -7,7 +7,6 @@ The log holds ids and kinds of failure, never what a donor wrote.
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 import time
@@ -16,9 +15,10 @@ from typing import Any
 
 from civicrm_tools.core import command
 from civicrm_tools.core.command import DONE
+from civicrm_tools.donations import form
 from civicrm_tools.donations.civicrm import Api, ApiGone, ApiRefused, Conflict, record
 from civicrm_tools.donations.config import Config
-from civicrm_tools.donations.jobs import Queue
+from civicrm_tools.donations.jobs import Queue, identity
 from civicrm_tools.donations.resp import Redis, RedisError, RedisGone
 
 NAME = "donation-worker"
@@ -79,10 +79,11 @@ class Worker:
 
     def _handle(self, queue: Queue, text: str, place: str) -> None:
         """See one job through: recorded, put off, or buried. Waits as long as CiviCRM is away."""
-        job = parse(text)
-        if job is None:
-            log("a job that is none is buried")
-            self._move(queue, "bury", text, place, {"reason": "not a job", "raw": text})
+        try:
+            job = form.read(text, self.config.queue)
+        except form.NotAJob as error:
+            log(f"what is no donation is buried: {error}")
+            self._bury(queue, text, place, {"reason": f"no donation: {error}", "raw": text[: form.MAX_BYTES]})
             return
         failures = 0
         while not self.stop.is_set():
@@ -95,7 +96,7 @@ class Worker:
                 continue
             except Conflict as error:
                 log(f"{job['id']} is buried: {error}")
-                self._move(queue, "bury", text, place, job | {"reason": str(error)})
+                self._bury(queue, text, place, job | {"reason": str(error)})
             except ApiRefused as error:
                 self._refuse(queue, job, text, place, str(error))
             return
@@ -125,15 +126,22 @@ class Worker:
 
     def _refuse(self, queue: Queue, job: dict[str, Any], text: str, place: str, reason: str) -> None:
         config, tries = self.config, job.get("tries", 0) + 1
-        changed = job | {"tries": tries, "reason": reason}
+        changed = job | {"tries": tries, "reason": reason[: form.REASON_MAX]}
         what = reason.partition(":")[0]
         if tries >= config.tries_max:
             log(f"{job['id']} is buried after {tries} tries: {what}")
-            self._move(queue, "bury", text, place, changed)
+            self._bury(queue, text, place, changed)
             return
         delay = min(config.retry_seconds * 2 ** (tries - 1), config.retry_max_seconds)
         log(f"{job['id']} is tried again in {delay} s: {what}")
         self._move(queue, "postpone", text, place, changed, time.time() + delay)
+
+    def _bury(self, queue: Queue, text: str, place: str, letter: dict[str, Any]) -> None:
+        self._move(queue, "bury", text, place, letter)
+        for dropped in queue.drop_oldest(self.config.dead_max):
+            log(
+                f"{form.visible(identity(dropped))} is dropped: there are more than {self.config.dead_max} dead letters"
+            )
 
     def _move(self, queue: Queue, how: str, *arguments: Any) -> None:
         try:
@@ -149,22 +157,6 @@ class Worker:
         seconds = min(2 ** (failures - 1), PAUSE_MAX_SECONDS)
         log(f"{why}; next try in {seconds} s")
         self.stop.wait(seconds)
-
-
-def parse(text: str) -> dict[str, Any] | None:
-    """Return the job, or None where the text has not the form of one."""
-    try:
-        job = json.loads(text)
-        donation, contact = job["donation"], job["donation"]["contact"]
-        texts = [job[name] for name in ("id", "site", "campaigns_version")]
-        texts += [donation[name] for name in ("amount", "currency", "campaign", "payment_reference")]
-        names = [contact[name] for name in ("first_name", "last_name")]
-        texts += [contact["email"], "".join(names)]  # one name is a name
-        numbers = [job["received_at"], job.get("tries", 0)]
-        good = all(isinstance(t, str) and t for t in texts) and all(type(n) is int for n in numbers)
-        return job if good and isinstance(job["test"], bool) else None
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 def log(line: str) -> None:

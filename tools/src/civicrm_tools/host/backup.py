@@ -1,8 +1,9 @@
 """Back up this host's databases and directories to the backup host, and restore them.
 
-A snapshot is a directory on the backup host: one compressed dump per database, one compressed tar per
-directory, and manifest.json with the size and SHA-256 of each. The manifest is sent last and removed first, so a
-directory without one is not a snapshot. The account on the backup host only needs to speak rsync (rrsync).
+A snapshot is a directory on the backup host: one compressed dump per database, one compressed tar per directory, and
+manifest.json with the size and SHA-256 of each, signed by a key that the backup host does not have. The manifest is
+sent last and removed first, so a directory without one is not a snapshot. The account on the backup host only needs to
+speak rsync (rrsync).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 
 from civicrm_tools.core import command, files, locks, mariadb, streams
 from civicrm_tools.core.command import DONE, Failure, about
-from civicrm_tools.host import snapshots
+from civicrm_tools.host import snapshots, unpack
 from civicrm_tools.host.snapshots import Config, Remote, check_files, describe, entries, megabytes
 
 NAME = "civicrm-backup"
@@ -41,7 +42,8 @@ def dump_database(name: str, directory: Path) -> dict[str, Any]:
 def pack_path(number: int, path: Path, directory: Path) -> dict[str, Any]:
     slug = re.sub(r"[^A-Za-z0-9]+", "-", str(path)).strip("-")
     index = directory.parent / "index"
-    argv = ["tar", "--create", "--file=-", "--directory=/", "--acls", "--xattrs"]
+    # --sparse: a site can make a file of terabytes that takes no space, and hold up the backup of all with it.
+    argv = ["tar", "--create", "--file=-", "--directory=/", "--acls", "--xattrs", "--sparse"]
     argv += ["--verbose", f"--index-file={index}", "--", str(path.relative_to("/"))]
     # tar ends with 1 when a file changed while it was read: a mailbox does.
     file = directory / f"path-{number}-{slug}.tar.gz"
@@ -121,6 +123,7 @@ def run(config: Config, allow_empty: bool) -> None:
             "paths": paths,
             "absent": absent,
         }
+        manifest["signature"] = snapshots.signature(manifest, remote.key)
         files.write_json(directory / snapshots.MANIFEST, manifest, mode=0o600, indent=2)
         remote.push(directory)
         size = sum(entry["size"] for entry in entries(manifest))
@@ -156,59 +159,97 @@ def show(config: Config, as_json: bool) -> None:
                 print(f"{name}  INCOMPLETE")
             else:
                 size = sum(entry["size"] for entry in entries(manifest))
-                print(f"{name}  {megabytes(size)}  {describe(manifest)}")
+                seal = "" if manifest["seal"] == snapshots.OURS else f"  {manifest['seal'].upper()}"
+                print(f"{name}  {megabytes(size)}  {describe(manifest)}{seal}")
 
 
 def verify(config: Config, snapshot: str) -> None:
     with exclusive(config) as scratch:
         remote = Remote(config, scratch)
-        name, manifest = snapshots.choose(remote.snapshots(), snapshot)
+        name, manifest = snapshots.choose(remote.snapshots(), snapshot, unauthenticated=True)
         local = remote.fetch(name, (e["file"] for e in entries(manifest)))
         check_files(local, entries(manifest))
         for entry in manifest["databases"]:
             with about(f"database {entry['name']}"):
                 mariadb.check(local / entry["file"])
-        print(f"snapshot {name} is whole: {describe(manifest)}")
+        if manifest["seal"] != snapshots.OURS:
+            raise Failure(f"snapshot {name} is whole, but {snapshots.UNBELIEVED[manifest['seal']]}")
+        print(f"snapshot {name} is whole and signed by this host: {describe(manifest)}")
 
 
-def select(manifest: dict[str, Any], databases: list[str], paths: list[str]) -> tuple[list[Any], list[Any]]:
-    """What to restore: everything, or exactly what was asked for."""
-    if not databases and not paths:
-        return manifest["databases"], manifest["paths"]
-    paths = [path.rstrip("/") for path in paths]
-    for wanted, key in ((databases, "name"), (paths, "path")):
-        known = [entry[key] for entry in entries(manifest) if key in entry]
+def select(
+    config: Config, manifest: dict[str, Any], databases: list[str], paths: list[str]
+) -> tuple[list[Any], list[Any]]:
+    """What to restore: everything that is configured here, or exactly what was asked for."""
+    wanted_paths = [path.rstrip("/") for path in paths]
+    chosen: list[list[Any]] = []
+    for key, kind, wanted, allowed in (
+        ("name", "databases", databases, config.databases),
+        ("path", "paths", wanted_paths, [str(path) for path in config.paths]),
+    ):
+        known = [entry[key] for entry in manifest[kind]]
         for item in wanted:
             if item not in known:
                 raise Failure(f"snapshot {manifest['snapshot']} has no {item}; it has {', '.join(known) or 'none'}")
-    return (
-        [entry for entry in manifest["databases"] if entry["name"] in databases],
-        [entry for entry in manifest["paths"] if entry["path"] in paths],
-    )
+        asked = [entry for entry in manifest[kind] if entry[key] in wanted or not (databases or paths)]
+        foreign = [entry[key] for entry in asked if entry[key] not in allowed]
+        said = f"{', '.join(foreign)}: not in backup_{kind}, so it may not be restored here"
+        if foreign and wanted:
+            raise Failure(f"{said}; nothing was changed")
+        if foreign:
+            command.tell(NAME, f"warning: {said}")
+        chosen.append([entry for entry in asked if entry[key] in allowed])
+    return chosen[0], chosen[1]
 
 
-def load_database(entry: dict[str, Any], source: Path) -> None:
-    with about(f"database {entry['name']} is incomplete now, restore it again"):
-        mariadb.load(entry["name"], source, entry["charset"], entry["collation"])
-
-
-def restore(config: Config, snapshot: str, databases: list[str], paths: list[str]) -> None:
+def restore(config: Config, snapshot: str, databases: list[str], paths: list[str], unauthenticated: bool) -> None:
     with exclusive(config) as scratch:
         remote = Remote(config, scratch)
-        name, manifest = snapshots.choose(remote.snapshots(), snapshot)
-        dumps, archives = select(manifest, databases, paths)
+        name, manifest = snapshots.choose(remote.snapshots(), snapshot, unauthenticated)
+        if manifest["seal"] != snapshots.OURS:
+            command.tell(NAME, f"warning: snapshot {name} {snapshots.UNBELIEVED[manifest['seal']]}")
+        dumps, archives = select(config, manifest, databases, paths)
         local = remote.fetch(name, (entry["file"] for entry in [*dumps, *archives]))
         with about(f"snapshot {name}", "nothing was changed"):
             check_files(local, [*dumps, *archives])
-        for entry in dumps:
-            load_database(entry, local / entry["file"])
-            print(f"database {entry['name']} restored from {name}")
-        for entry in archives:
-            # Owners come back by name: uids may differ on a rebuilt host.
-            options = ["--directory=/", "--same-owner", "--preserve-permissions", "--acls", "--xattrs"]
-            with about(entry["path"]):
-                streams.feed(local / entry["file"], ["tar", "--extract", "--file=-", *options])
-            print(f"{entry['path']} restored from {name}")
+        # What one database or directory holds must not keep back the others: told at once, counted at the end.
+        incomplete = [entry["name"] for entry in dumps if not load_database(entry, local, name)]
+        incomplete += [entry["path"] for entry in archives if not unpack_path(entry, local, name)]
+        if incomplete:
+            raise Failure(f"{', '.join(incomplete)} did not come back whole: the lines above say why")
+
+
+def load_database(entry: dict[str, Any], local: Path, snapshot: str) -> bool:
+    """Replace a database; say what came of it, and return whether it came back."""
+    try:
+        mariadb.load(entry["name"], local / entry["file"], entry["charset"], entry["collation"])
+    except mariadb.Incomplete as failure:
+        command.tell(NAME, f"database {entry['name']} is incomplete now, restore it again: {failure}")
+        return False
+    except Failure as failure:
+        command.tell(NAME, f"database {entry['name']} was not changed: {failure}")
+        return False
+    print(f"database {entry['name']} restored from {snapshot}", flush=True)
+    return True
+
+
+def unpack_path(entry: dict[str, Any], local: Path, snapshot: str) -> bool:
+    """Unpack a directory; say what came of it, and return whether all of it came back."""
+    try:
+        report = unpack.unpack(local / entry["file"], Path(entry["path"]))
+    except (Failure, OSError) as error:
+        command.tell(NAME, f"{entry['path']}: {error}")
+        return False
+    for tally, what in ((report.altered, "not as it was"), (report.failed, "not restored")):
+        for line in tally.lines:
+            command.tell(NAME, f"{entry['path']}: {what}: {line}")
+        if more := tally.count - len(tally.lines):
+            command.tell(NAME, f"{entry['path']}: {what}: and {more:,} more")
+    if report.failed.count:
+        print(f"{entry['path']} restored from {snapshot} but for {report.failed.count:,} entries", flush=True)
+    else:
+        print(f"{entry['path']} restored from {snapshot}", flush=True)
+    return report.failed.count == 0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -219,15 +260,23 @@ def parser() -> argparse.ArgumentParser:
     now.add_argument("--allow-empty", action="store_true", help="even if a database is empty that was not before")
     listing = commands.add_parser("list", help="show the snapshots on the backup host")
     listing.add_argument("--json", action="store_true", help="as JSON: {snapshot: its manifest, null if incomplete}")
-    check = commands.add_parser("verify", help="fetch a snapshot, compare it with its checksums and read its dumps")
+    check = commands.add_parser(
+        "verify", help="fetch a snapshot, check its signature and checksums, and read its dumps"
+    )
     back = commands.add_parser(
         "restore",
         help="replace databases and unpack directories from a snapshot",
-        description="Without --database and --path everything in the snapshot is restored. A database is replaced; "
-        "files are unpacked over what is there. Nothing is touched before all checksums agree.",
+        description="Without --database and --path everything in the snapshot is restored that is configured here. A "
+        "database is replaced; files are unpacked over what is there, and lose setuid and setgid. Nothing is touched "
+        "before all checksums agree. What cannot come back is named and the rest is restored; the status is 1 then.",
     )
     for one in (check, back):
         one.add_argument("--snapshot", default="latest", metavar="NAME", help="default: the newest complete one")
+    back.add_argument(
+        "--unauthenticated", action="store_true",
+        help="also a snapshot that this host's key has not signed, as those of before: whoever has the backup host may "
+        "have written what is in it",
+    )  # fmt: skip
     back.add_argument("--database", action="append", default=[], metavar="NAME", help="only this one; repeatable")
     back.add_argument("--path", action="append", default=[], metavar="DIRECTORY", help="only this one; repeatable")
     return made
@@ -245,7 +294,7 @@ def body(argv: Sequence[str] | None) -> int:
     elif options.command == "verify":
         verify(config, options.snapshot)
     else:
-        restore(config, options.snapshot, options.database, options.path)
+        restore(config, options.snapshot, options.database, options.path, options.unauthenticated)
     return DONE
 
 

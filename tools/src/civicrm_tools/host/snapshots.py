@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
+import json
 import os
 import re
 import tempfile
@@ -16,6 +18,13 @@ from civicrm_tools.core.command import Failure
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+# What a manifest's signature says (its `seal`): the key of this host made it; there is none, as before snapshots were
+# signed; another key made it, or somebody changed the manifest.
+OURS, UNSIGNED, FOREIGN = "ours", "unsigned", "foreign"
+UNBELIEVED = {
+    UNSIGNED: "is not signed: it was made before snapshots were, or not by this host",
+    FOREIGN: "has a signature of another key: this host's was exchanged since, or somebody changed the snapshot",
+}
 SNAPSHOT_NAME = re.compile(r"\d{8}T\d{6}Z")
 
 
@@ -36,6 +45,7 @@ class Config:
     target: Target
     key: Path
     known_hosts: Path
+    signing_key: Path
 
     @property
     def stamp(self) -> Path:
@@ -53,6 +63,7 @@ class Config:
                 target=Target(**raw["target"]),
                 key=Path(raw["key"]),
                 known_hosts=Path(raw["known_hosts"]),
+                signing_key=Path(raw["signing_key"]),
             ),
         )
         if config.keep < 1:
@@ -71,6 +82,7 @@ class Remote:
 
     def __init__(self, config: Config, scratch: Path) -> None:
         target = config.target
+        self.key = read_key(config.signing_key)
         self.scratch = scratch
         self.host = target.host
         self.root = ssh.location(target.user, target.host, target.path)
@@ -88,7 +100,7 @@ class Remote:
         self.rsync("listing snapshots", *filters, f"{self.root}/", f"{local}/")
         found: dict[str, dict[str, Any] | None] = {}
         for directory in sorted(d for d in local.iterdir() if SNAPSHOT_NAME.fullmatch(d.name)):
-            found[directory.name] = read_manifest(directory)
+            found[directory.name] = read_manifest(directory, self.key)
         return found
 
     def push(self, snapshot: Path) -> None:
@@ -113,13 +125,36 @@ class Remote:
         self.rsync(f"removing snapshot {name}", "--delete", *everything, f"{source}/", f"{self.root}/")
 
 
-def read_manifest(directory: Path) -> dict[str, Any] | None:
-    """The manifest in a directory; None unless it is whole and speaks of this very snapshot."""
+def read_key(path: Path) -> bytes:
+    """Return the key that signs manifests. Raises Failure."""
+    try:
+        key = bytes.fromhex(path.read_text().strip())
+    except (OSError, ValueError) as error:
+        raise Failure(f"{path}: there is no key to sign snapshots with: run the playbook") from error
+    if len(key) < 32:
+        raise Failure(f"{path}: the key to sign snapshots with is too short")
+    return key
+
+
+def signature(manifest: dict[str, Any], key: bytes) -> str:
+    """Return the HMAC-SHA256 (RFC 2104) of all that a manifest says, and so of every file that it names."""
+    said = {name: value for name, value in manifest.items() if name not in ("signature", "seal")}
+    text = json.dumps(said, sort_keys=True, separators=(",", ":"))
+    return hmac.new(key, b"civicrm-backup manifest\n" + text.encode(), hashlib.sha256).hexdigest()
+
+
+def read_manifest(directory: Path, key: bytes) -> dict[str, Any] | None:
+    """The manifest in a directory, with its `seal`; None unless it is whole and speaks of this very snapshot."""
 
     def checked(raw: dict[str, Any]) -> dict[str, Any] | None:
         names = all(entry["file"] == Path(entry["file"]).name for entry in entries(raw))
         whole = all(len(entry["sha256"]) == 64 and entry["size"] >= 0 for entry in entries(raw))
-        return raw if names and whole and (raw["snapshot"], raw["format"]) == (directory.name, FORMAT) else None
+        if not (names and whole and (raw["snapshot"], raw["format"]) == (directory.name, FORMAT)):
+            return None
+        if "signature" not in raw:
+            return raw | {"seal": UNSIGNED}
+        true = hmac.compare_digest(str(raw["signature"]).encode(), signature(raw, key).encode())
+        return raw | {"seal": OURS if true else FOREIGN}
 
     try:
         return files.read_json(directory / MANIFEST, checked)
@@ -145,14 +180,22 @@ def check_files(directory: Path, wanted: list[dict[str, Any]]) -> None:
             raise Failure(f"{entry['file']} differs from the manifest's checksum")
 
 
-def choose(snapshots: dict[str, dict[str, Any] | None], name: str) -> tuple[str, dict[str, Any]]:
+def choose(
+    snapshots: dict[str, dict[str, Any] | None], name: str, unauthenticated: bool = False
+) -> tuple[str, dict[str, Any]]:
+    """Return a complete snapshot by its name, or the newest; one that this host's key signed unless unauthenticated."""
     complete = {k: v for k, v in snapshots.items() if v is not None}
     if not complete:
         raise Failure("there is no complete snapshot on the backup host")
     if name == "latest":
-        name = max(complete)
+        name = max((k for k, v in complete.items() if unauthenticated or v["seal"] == OURS), default=max(complete))
     if name not in complete:
         raise Failure(f"there is no complete snapshot {name!r}; civicrm-backup list shows those there are")
+    if complete[name]["seal"] != OURS and not unauthenticated:
+        raise Failure(
+            f"snapshot {name} {UNBELIEVED[complete[name]['seal']]}. Nothing was changed. Whoever had the backup host "
+            "may have written what it holds: --unauthenticated restores it all the same"
+        )
     return name, complete[name]
 
 

@@ -16,8 +16,6 @@ final class Donation
     private const CONTACT_OPTIONAL = ['first_name', 'last_name', 'address', 'country'];
     private const ADDRESS_REQUIRED = ['street_address', 'city'];
     private const ADDRESS_OPTIONAL = ['postal_code'];
-    // Control characters, line separators, marks that turn the writing direction, and what makes a tag.
-    private const FORBIDDEN = '/[\p{Cc}\x{2028}\x{2029}\x{202A}-\x{202E}\x{2066}-\x{2069}<>]/u';
 
     /**
      * Return the donation with its keys in a fixed order, so that equal donations are equal texts.
@@ -37,7 +35,7 @@ final class Donation
             throw new Refusal(400, 'json_malformed', 'The body is not a JSON object.');
         }
         self::checkKeys($data, self::REQUIRED, [], '');
-        $key = self::match($data, 'idempotency_key', '/^[A-Za-z0-9_-]{16,64}$/D', '16 to 64 letters, digits, "-" or "_"; a UUID is fine');
+        $key = self::known($data, 'idempotency_key');
         $currency = self::string($data['currency'], 'currency');
         if (!in_array($currency, $config->currencies, true)) {
             throw new Refusal(422, 'currency_unknown', 'This currency is not accepted.', 'currency');
@@ -51,7 +49,7 @@ final class Donation
             'amount' => self::amount($data, $currency, $config->amountMax),
             'currency' => $currency,
             'campaign' => $campaign,
-            'payment_reference' => self::match($data, 'payment_reference', '/^[A-Za-z0-9][A-Za-z0-9._:\/+=-]{3,127}$/D', '4 to 128 letters, digits or . _ : / + = -'),
+            'payment_reference' => self::known($data, 'payment_reference'),
             'contact' => self::contact($data['contact']),
         ];
     }
@@ -74,13 +72,13 @@ final class Donation
     {
         $contact = self::object($contact, 'contact');
         self::checkKeys($contact, self::CONTACT_REQUIRED, self::CONTACT_OPTIONAL, 'contact.');
-        $email = Email::normal(self::text($contact, 'email', 254, 'contact.'));
-        if ($email === null) {
+        $email = Email::normal(self::email($contact));
+        if ($email === null || !preg_match('~^(?:' . Fields::rule('contact.email')['limit'] . ')$~Du', $email)) {
             throw new Refusal(422, 'field_invalid', 'contact.email is not an e-mail address.', 'contact.email');
         }
         $read = [
-            'first_name' => self::optionalText($contact, 'first_name', 64, 'contact.'),
-            'last_name' => self::optionalText($contact, 'last_name', 64, 'contact.'),
+            'first_name' => self::optionalText($contact, 'first_name', 'contact.'),
+            'last_name' => self::optionalText($contact, 'last_name', 'contact.'),
             'email' => $email,
         ];
         if ($read['first_name'] === '' && $read['last_name'] === '') {
@@ -108,10 +106,10 @@ final class Donation
         $address = self::object($address, 'contact.address');
         self::checkKeys($address, self::ADDRESS_REQUIRED, self::ADDRESS_OPTIONAL, 'contact.address.');
         $read = [
-            'street_address' => self::text($address, 'street_address', 96, 'contact.address.'),
-            'city' => self::text($address, 'city', 64, 'contact.address.'),
+            'street_address' => self::text($address, 'street_address', 'contact.address.'),
+            'city' => self::text($address, 'city', 'contact.address.'),
         ];
-        $code = self::optionalText($address, 'postal_code', 12, 'contact.address.');
+        $code = self::optionalText($address, 'postal_code', 'contact.address.');
         if ($code === '' && $country && Country::needsPostalCode($country)) {
             throw new Refusal(422, 'field_missing', 'contact.address.postal_code is missing.', 'contact.address.postal_code');
         }
@@ -149,29 +147,52 @@ final class Donation
         return $value;
     }
 
-    private static function match(array $data, string $name, string $pattern, string $form, string $prefix = ''): string
+    /** A text that is as the table of fields says. */
+    private static function known(array $data, string $name): string
     {
-        $value = self::string($data[$name], "$prefix$name");
+        ['limit' => $limit, 'says' => $form] = Fields::rule($name);
+        return self::match($data, $name, "~^(?:$limit)\$~D", $form);
+    }
+
+    private static function match(array $data, string $name, string $pattern, string $form): string
+    {
+        $value = self::string($data[$name], $name);
         if (!preg_match($pattern, $value)) {
-            throw new Refusal(422, 'field_invalid', "$prefix$name must be $form.", "$prefix$name");
+            throw new Refusal(422, 'field_invalid', "$name must be $form.", $name);
         }
         return $value;
     }
 
-    /** Words of a person: blanks around them are cut, anything else is taken as it is or refused. */
-    private static function text(array $data, string $name, int $max, string $prefix): string
+    /** Nothing in an address is cut but the blanks around it: what is left out would make another one. */
+    private static function email(array $contact): string
     {
-        $value = trim(self::string($data[$name], "$prefix$name"), ' ');
-        if ($value === '' || mb_strlen($value, 'UTF-8') > $max || preg_match(self::FORBIDDEN, $value)) {
+        $value = trim(self::string($contact['email'], 'contact.email'), ' ');
+        if (mb_strlen($value, 'UTF-8') > 254 || Fields::isForbidden($value) || Fields::seen($value) !== $value) {
+            throw new Refusal(422, 'field_invalid', 'contact.email must be 1 to 254 printable characters without < and >.', 'contact.email');
+        }
+        return $value;
+    }
+
+    /** Words of a person, without blanks around them and what nobody sees; anything else is taken as it is or refused. */
+    private static function text(array $data, string $name, string $prefix): string
+    {
+        $value = self::words(self::string($data[$name], "$prefix$name"));
+        $max = Fields::rule("$prefix$name")['limit'];
+        if ($value === '' || mb_strlen($value, 'UTF-8') > $max || Fields::isForbidden($value)) {
             throw new Refusal(422, 'field_invalid', "$prefix$name must be 1 to $max printable characters without < and >.", "$prefix$name");
         }
         return $value;
     }
 
     /** The same, or '' where there is nothing: forms send a field that was left empty. */
-    private static function optionalText(array $data, string $name, int $max, string $prefix): string
+    private static function optionalText(array $data, string $name, string $prefix): string
     {
         $value = $data[$name] ?? '';
-        return is_string($value) && trim($value, ' ') === '' ? '' : self::text($data, $name, $max, $prefix);
+        return is_string($value) && self::words($value) === '' ? '' : self::text($data, $name, $prefix);
+    }
+
+    private static function words(string $text): string
+    {
+        return (string) preg_replace('/^\p{Zs}+|\p{Zs}+$/uD', '', Fields::seen($text));
     }
 }
