@@ -134,6 +134,10 @@ def test_whether_postfix_runs_is_told_without_its_commands(one_instance, capsys,
         process = subprocess.Popen(argv)
         try:
             (one_instance / "pid" / "master.pid").write_text(f"{process.pid:>14}\n")
+            # The kernel names a program a moment after it has started.
+            deadline = time.monotonic() + 10
+            while Path(f"/proc/{process.pid}/comm").read_text().strip() != Path(argv[0]).name:
+                assert time.monotonic() < deadline
             assert tool.main([]) == 0
         finally:
             process.kill()
