@@ -216,8 +216,8 @@ def test_what_is_on_hold_can_be_told_to_stay(mta, run, ids):
     "arguments, status, error",
     [
         (["list", "--provider", "gmial"], 1, "unknown provider 'gmial': there is gmail, orange, default"),
-        (["release", "--domain", "nowhere.test", "--yes"], 1, "nothing on hold that these filters choose"),
-        (["hold", "--domain", "nowhere.test", "--yes"], 1, "nothing chosen"),
+        (["release", "--domain", "nowhere.test", "--yes"], 3, "nothing on hold that these filters choose"),
+        (["hold", "--domain", "nowhere.test", "--yes"], 3, "nothing chosen"),
         (["release", "--queue", "active", "--yes"], 2, "release works on hold"),
         (["hold", "--older-than", "soon"], 2, "no time such as"),
         (["list", "--queue", "nowhere"], 2, "nowhere"),

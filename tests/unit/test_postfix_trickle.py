@@ -383,7 +383,7 @@ def test_when_a_process_began():
         ((1, 0), 2, "SECONDS more than 0"),
         ((1,), 2, "SECONDS"),
         (("ten", 5), 2, "COUNT"),
-        ((1, 5), 1, "nothing on hold"),
+        ((1, 5), 3, "nothing on hold"),
         (("--instance", "nowhere", 1, 5), 1, "no instance is called 'nowhere': there is postfix"),
     ],
 )

@@ -16,7 +16,7 @@ rest.
 hold, release and delete say what they would do and ask; scripts give --yes. They print the counts before and after.
 A release of many is better made with postfix-trickle.
 
-Exit status: 0, 1 nothing chosen (0 with --if-any), refused or error, 2 wrong arguments.
+Exit status: 0, 1 refused or error, 2 wrong arguments, 3 nothing chosen for a change (0 with --if-any).
 """
 
 from __future__ import annotations
@@ -142,7 +142,9 @@ def change(options: argparse.Namespace, selection: Selection, where: Instance) -
     if not found and options.if_any:
         return DONE
     if not found:
-        raise Failure("nothing on hold that these filters choose" if action == "release" else "nothing chosen")
+        raise Failure(
+            "nothing on hold that these filters choose" if action == "release" else "nothing chosen", command.NO
+        )
     before = postfix.sizes(where, QUEUES)
     if not options.json:
         print(f"before: {line(before)}")
@@ -168,6 +170,8 @@ def look(options: argparse.Namespace, selection: Selection, where: Instance) -> 
             print(json.dumps(as_json(found, selection), indent=2))
         elif found:
             print(show(found, selection))
+        else:
+            command.tell(NAME, "nothing in the queue" + ("" if selection.everything else " that these filters choose"))
         return DONE
     counted = tally(options.action, found, selection).most_common()
     if options.json:

@@ -12,8 +12,8 @@ offer each of them to its transport.
 --adaptive reads in the log what became of what was released: from 10 % deferrals the interval doubles, up to sixteen
 times; below 10 % it halves again; at 50 % the release ends. Each change is judged by ten outcomes of its own.
 
-Exit status: 0 hold is empty (of what was chosen), 1 error, 2 wrong arguments, 3 ended by --adaptive,
-4 ended by `mailing panic`, 130 ended by Ctrl-C or SIGTERM.
+Exit status: 0 hold is empty (of what was chosen), 1 error, 2 wrong arguments, 3 ended by --adaptive, or nothing is on
+hold, 4 ended by `mailing panic`, 130 ended by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from civicrm_tools.mail.postfix import Instance, Message
 from civicrm_tools.mail.selection import Selection, add_filters
 
 NAME = "postfix-trickle"
-TOO_MANY_DEFERRED = 3
-PANIC = 4
+TOO_MANY_DEFERRED = command.NO
+PANIC = command.PANIC
 
 # Shares of deferrals among the newest outcomes, and how many of those are looked at.
 SLOWER, STOP = 0.10, 0.50
@@ -249,7 +249,7 @@ def body(argv: Sequence[str] | None) -> int:
     chosen = choose()
     reporter = Reporter(options.json)
     if not chosen:
-        raise Failure("nothing on hold" + ("" if selection.everything else " that these filters choose"))
+        raise Failure("nothing on hold" + ("" if selection.everything else " that these filters choose"), command.NO)
     plan = f"{pace}; {messages(len(chosen))} on hold: {in_words(pace.duration(len(chosen)))}"
     reporter.say(
         "plan", plan, count=pace.count, seconds=pace.seconds, rate=pace.count / pace.seconds, on_hold=len(chosen)
