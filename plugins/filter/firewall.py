@@ -80,19 +80,25 @@ def firewall_rules(
     users: dict[str, int],
     confined_users: list[str],
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return {chain: [{name, why, rules}]} for the chains inbound, outbound and confined.
+    """Return {chain: [{name, why, rules}]} for the chains inbound, outbound, confined and crowds.
 
     users: name -> uid of those that exist on the host. Others are left out, and so is an entry or a service of which
     nobody is left. rules: texts of nftables without the verdict. What a confined user may do stands in the
-    chain confined alone, since its packets never reach outbound.
+    chain confined alone, since its packets never reach outbound. crowds: {name, ports, burst, per_second} of the
+    entries with connections_per_network.
     """
-    chains: dict[str, list[dict[str, Any]]] = {"inbound": [], "outbound": [], "confined": []}
+    chains: dict[str, list[dict[str, Any]]] = {"inbound": [], "outbound": [], "confined": [], "crowds": []}
     confined = set(confined_users)
     for entry in entries:
         service = services[entry["service"]]
         outward = entry["direction"] == "out"
         places = _places(entry.get("where"), sets, "daddr" if outward else "saddr")
         who = entry.get("who")
+        if limit := entry.get("connections_per_network"):
+            ports = ", ".join(map(str, service["tcp"]))
+            chains["crowds"].append(
+                {"name": entry["name"], "ports": ports, "burst": limit, "per_second": max(1, limit // 25)}
+            )
         if not outward:
             groups = {"inbound": [""]}
         elif who is None:
@@ -161,8 +167,13 @@ def _entry_problems(entry: Entry, sets: dict[str, list[str]], services: dict[str
     service = entry.get("service")
     if service not in services:
         yield f"unknown service {service!r}; use one of {', '.join(sorted(services))}, or add it to firewall_services"
+    elif "connections_per_network" in entry and (entry.get("direction") != "in" or set(services[service]) != {"tcp"}):
+        yield "connections_per_network is for direction in and a service of TCP alone; leave it out"
     elif services[service].get("icmp") and entry.get("direction") == "out" and "who" not in entry:
         yield f"service {service} without who; name the users who may use it"
+    limit = entry.get("connections_per_network", 1)
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+        yield f"connections_per_network is {limit!r}; use a number from 1, or leave it out"
     if "who" in entry:
         if entry.get("direction") == "in":
             yield "who is for direction out; the sender of a packet that comes in has no user here"

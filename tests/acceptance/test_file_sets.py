@@ -54,6 +54,8 @@ EMPTIED = [
     "/usr/local/lib/mail-tools",
 ]
 FORMER_EXT = [
+    "/etc/apache2/conf-enabled/front-door.conf",
+    "/etc/apache2/mods-enabled/former.load",
     "/etc/apache2/sites-enabled/former.example.conf",
     "/etc/fail2ban/filter.d/civicrm-former.conf",
     "/etc/one-click/former.json",

@@ -197,11 +197,87 @@ def test_files_that_no_site_serves(browse, front_door, crm_int):
         assert status in (403, 404), path
 
 
-def test_plain_http_only_redirects(browse):
-    """Nothing is ever served without TLS, but a typed address still works."""
-    status, answer = browse(f"http://{CRM_SITES['crm']}/x?y=z")
-    assert status == 308
-    assert f"location: https://{CRM_SITES['crm']}/x?y=z" in answer.lower()
+@pytest.mark.parametrize("written", ["{}", "{}.", "{}:80", "{}:8080"])
+def test_plain_http_only_redirects(browse, written):
+    """Nothing is ever served without TLS, but a typed address still works, however its name is written."""
+    for name in (CRM_SITES["crm"], LIVE_APIS["donate-api"]):
+        status, answer = browse(f"http://{name}/x?y=z", header=f"Host: {written.format(name)}")
+        assert status == 308
+        assert f"location: https://{name}/x?y=z\r" in answer.lower()
+
+
+@pytest.mark.parametrize("name", ["unknown.example", "198.51.100.12", "crm.torproject.test.evil.test"])
+def test_plain_http_sends_nobody_to_a_strangers_name(browse, name):
+    status, answer = browse(f"http://{CRM_SITES['crm']}/x", header=f"Host: {name}")
+    assert (status, "location:" in answer.lower()) == (404, False)
+
+
+@pytest.mark.parametrize("written", ["{}.", "{}:443", "{}:8443", "CRM.torproject.TEST"])
+def test_int_sees_one_name_however_the_client_writes_it(browse, front_door, written):
+    """A page that took the client's spelling for its own would link to it."""
+    url, name = f"https://{CRM_SITES['crm']}/wp-login.php", CRM_SITES["crm"]
+    status, answer = browse(url, user=front_door, header=f"Host: {written.format(name)}")
+    assert (status, 'name="pwd"' in answer) == (200, True), answer
+    assert f"https://{name}/" in answer and written.format(name) not in answer
+
+
+@pytest.mark.parametrize(("host_name", "address"), [("crm_ext", "127.0.0.1"), ("crm_int", "10.77.0.11")])
+def test_apache_is_what_we_make_of_it_and_nothing_else(request, host_name, address):
+    """What Debian switches on besides: modules, snippets, /icons/; and its version is nobody's business."""
+    host = request.getfixturevalue(host_name)
+    modules = set(re.findall(r"^ (\w+)_module", host.check_output("apache2ctl -M 2>/dev/null"), re.MULTILINE))
+    assert not modules & {
+        "status",
+        "info",
+        "autoindex",
+        "negotiation",
+        "userdir",
+        "cgi",
+        "cgid",
+        "dav",
+        "http2",
+        "include",
+    }
+    assert host.check_output("ls /etc/apache2/conf-enabled").split() == ["civicrm.conf"]
+    answer = host.check_output(f"curl -ski https://{address}/icons/README https://{address}/server-status")
+    assert re.findall(r"(?im)^server: (.*?)\r?$", answer) == ["Apache", "Apache"]
+    assert re.findall(r"(?m)^HTTP/1.1 (\d+)", answer) == ["404", "404"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/server-status", "/server-status?auto", "/icons/README", "/cgi-bin/", "/javascript/"]
+)
+def test_a_front_door_password_opens_nothing_of_apaches_own(browse, front_door, path):
+    """They would be answered at ext or at int, before the site."""
+    for name in ("crm", "test-crm"):
+        status, answer = browse(f"https://{CRM_SITES[name]}{path}", user=front_door)
+        assert "Apache Status" not in answer and "Public Domain Icons" not in answer
+        assert status == 404 if name == "crm" else '"site"' in answer or status == 404, answer
+
+
+UPLOADS = {
+    "a drawing": ("image/svg+xml", ""),
+    "a page that is sent as a file": ("text/html", "inline; filename=x.html"),
+    "XHTML": ("application/xhtml+xml", ""),
+}
+
+
+@pytest.mark.mutates
+@pytest.mark.parametrize(("content_type", "disposition"), UPLOADS.values(), ids=UPLOADS)
+def test_an_uploaded_file_runs_no_script_as_the_site(browse, front_door, crm_int, content_type, disposition):
+    """However it is asked for: the path is encoded, and a script of the application sends it."""
+    probe = "/srv/civicrm/test-crm/web/file-probe.php"
+    sent = f"header('Content-Type: {content_type}');" + (
+        f"header('Content-Disposition: {disposition}');" if disposition else ""
+    )
+    crm_int.check_output(f'echo "<?php {sent} echo 1;" >{probe}')
+    try:
+        for path in ("/file-probe.php", "/file%2Dprobe.php?q=%63ivicrm/file"):
+            _, answer = browse(f"https://{CRM_SITES['test-crm']}{path}", user=front_door)
+            policies = re.findall(r"(?im)^content-security-policy: (.*?)\r?$", answer)
+            assert len(policies) == 1 and policies[0].startswith("sandbox; default-src 'none'"), answer
+    finally:
+        crm_int.check_output(f"rm {probe}")
 
 
 @pytest.fixture(scope="module")

@@ -71,7 +71,9 @@ def request(target: str, method: str = "GET", *headers: str, body: str = "") -> 
 
 
 @pytest.mark.mutates
-@pytest.mark.parametrize("option", [{"http1.1": ""}, {"http2": ""}], ids=["http1", "http2"])
+@pytest.mark.parametrize(
+    "option", [{}, {"http1.0": ""}, {"header": "Content-Length: 0"}], ids=["1.1", "1.0", "length 0"]
+)
 @pytest.mark.parametrize("name", ["unsubscribe", "optout", "view", "open"])
 def test_links_of_a_mailing_answer_without_a_password(browse, links, name, option):
     image = {"head": ""} if name == "open" else {}
@@ -116,16 +118,6 @@ def test_every_bypass_meets_the_password_and_never_reaches_int(raw, crm_int):
     answers = dict(zip(attempts, statuses, strict=True))
     assert {attempt: status for attempt, status in answers.items() if status not in (400, 401, 403, 404, 501)} == {}
     assert statuses.count(401) > len(statuses) / 2
-    assert passed_to_int(crm_int) == before
-
-
-def test_every_bypass_over_http2_meets_the_password(browse, crm_int):
-    """The path of HTTP/2 is a field of its own; it is matched as it came, too."""
-    before = passed_to_int(crm_int)
-    for target in [t for t in TARGETS if t.startswith("/") and " " not in t and "\x7f" not in t][::4]:
-        escaped = target.replace("\\", "\\\\")
-        status, answer = browse(SITE, http2="", **{"request-target": escaped, "max-time": "20"})
-        assert status in (0, 400, 401, 403, 404), (target, answer)
     assert passed_to_int(crm_int) == before
 
 

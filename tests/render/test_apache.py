@@ -33,11 +33,14 @@ def test_it_listens_on_the_given_addresses_and_nowhere_else(apache):
 
 
 def test_port_80_only_redirects_and_only_where_it_is_asked_for(apache):
-    assert "Listen 80\n" in apache("etc/apache2/ports.conf", apache_redirect_enabled=True)
+    names = {"apache_redirect_names": ["crm.example.org", "api.example.org"]}
+    assert "Listen 80\n" in apache("etc/apache2/ports.conf", **names)
     assert ":80" not in apache("etc/apache2/sites-available/000-unknown.conf")
-    unknown = apache("etc/apache2/sites-available/000-unknown.conf", apache_redirect_enabled=True)
-    plain = unknown[unknown.index("<VirtualHost *:80>") :]
-    assert "RewriteRule ^ https://%{HTTP_HOST}%{REQUEST_URI} [R=308,L]" in plain
+    unknown = apache("etc/apache2/sites-available/000-unknown.conf", **names)
+    _, default, plain = unknown.split("<VirtualHost *:80>")
+    assert "Redirect 404 /\n" in default and "RewriteRule" not in default
+    assert "ServerName crm.example.org\n    ServerAlias api.example.org\n" in plain
+    assert "RewriteRule ^ https://%{SERVER_NAME}%{REQUEST_URI} [R=308,L]" in plain
     assert "DocumentRoot" not in unknown
     assert "Proxy" not in unknown
 
@@ -91,6 +94,23 @@ def test_sizes_are_the_given_ones(apache):
     )
     assert "LimitRequestBody 2097152\n" in text
     assert "MaxRequestWorkers 75\n" in text
+
+
+def test_a_worker_gets_a_request_when_its_body_is_there(apache):
+    """A filter, and the request for a length: with one of them alone mod_proxy hands the body on as it comes (N48)."""
+    text = apache("etc/apache2/conf-available/civicrm.conf", apache_body_rate_min_bytes_per_second=700)
+    assert re.search(
+        r'^<Location "/">\n    SetInputFilter BUFFER\n</Location>\nSetEnv proxy-sendcl 1$', text, re.MULTILINE
+    )
+    assert re.search(r"^RequestReadTimeout handshake=\d+ header=\S+ body=20,MinRate=700$", text, re.MULTILINE)
+    assert "FlushMaxThreshold 1048576\n" in text
+    assert "Environment=TMPDIR=/var/tmp\n" in apache("etc/systemd/system/apache2.service.d/civicrm.conf")
+
+
+def test_no_slow_stream_hides_in_a_connection_of_http2(apache):
+    """RequestReadTimeout counts connections, so streams would be free to wait (N48)."""
+    modules = (ROOT / "roles/apache/vars/main.yml").read_text()
+    assert "http2.load" not in modules
 
 
 def test_no_log_line_holds_a_user_name_and_each_has_the_time_to_answer(apache):

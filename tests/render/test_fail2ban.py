@@ -45,7 +45,7 @@ def test_each_jail_has_its_own_limits(jails):
 
 def test_a_jail_marks_or_drops(jails):
     assert jails["civicrm-login"]["action"] == 'civicrm-marker[dir="/run/x"]'
-    assert jails["civicrm-flood"]["action"] == 'nftables[type=multiport, port="80,443", blocktype=drop]'
+    assert jails["civicrm-flood"]["action"] == 'civicrm-drop[type=multiport, port="80,443"]'
 
 
 def test_colleagues_are_asked_for_where_a_command_is_given(jails):

@@ -25,6 +25,9 @@ VARIABLES = {
 }
 
 
+CROWDED = {"name": "web", "direction": "in", "service": "https", "connections_per_network": 250, "why": "People."}
+
+
 @pytest.fixture
 def text(render):
     def _text(**variables) -> str:
@@ -152,6 +155,20 @@ def test_refusals_are_counted_all_and_logged_a_few(rules):
     assert chain[3].endswith("flags skuid")
 
 
+def test_an_ipv6_network_opens_so_many_connections_and_no_more(rules, text):
+    """One person has all addresses of it. Counted after the handshake: a forged address shuts nobody out (N48)."""
+    limited = {"firewall_map": [CROWDED]}
+    (rule, mark) = rules("crowds", **limited)
+    assert rule.startswith(
+        "tcp dport { 443 } update @crowd_1 { ip6 saddr & ffff:ffff:ffff:ffff:: limit rate over 10/second burst 250"
+    )
+    assert "reject with tcp reset" in rule and mark == "ct mark set 1"
+    chain = rules("inbound", **limited)
+    jump = position(chain, r"ct state established ct direction original ct mark != 1 jump crowds$")
+    assert position(chain, "^iif lo") < jump < position(chain, "^ct state established,related accept")
+    assert "crowd" not in text()
+
+
 def test_only_its_own_table_is_replaced_in_one_transaction(text):
     """`flush ruleset` would take the tables of others along, such as the private link's guard."""
     assert "flush ruleset" not in text()
@@ -182,7 +199,9 @@ def named() -> dict:
     return {name: value for name, value in VARIABLES.items() if name != "__firewall_users"}
 
 
-@pytest.mark.parametrize("variables", [VARIABLES, named()], ids=["uids", "names"])
+@pytest.mark.parametrize(
+    "variables", [VARIABLES, named(), VARIABLES | {"firewall_map": [CROWDED]}], ids=["uids", "names", "crowd"]
+)
 def test_nft_understands_it(render, variables):
     """The whole of it, by nft itself, which `make setup` installs: nothing is loaded."""
     text = render("firewall", "etc/civicrm-firewall/candidate.nft", **variables)

@@ -62,6 +62,11 @@ WRONG_ENTRIES = {
         {k: v for k, v in OUT.items() if k != "who"} | {"where": ["0.0.0.0/0"]},
         "entry 'mailings': neither who nor where is limited",
     ),
+    "a limit for out": (
+        OUT | {"connections_per_network": 9},
+        "connections_per_network is for direction in and a service",
+    ),
+    "no limit": (SMTP | {"connections_per_network": 0}, "connections_per_network is 0; use a number from 1"),
     "loopback for in": (SMTP | {"where": ["loopback"]}, "entry 'smtp': where: loopback is for direction out with who"),
     "name that ends the comment": (SMTP | {"name": 'x" accept'}, "use a name of letters, digits"),
     "confined user outside": (
