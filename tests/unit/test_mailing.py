@@ -388,6 +388,25 @@ def test_no_damaged_state_keeps_mail_from_being_held(mta, mailing, action, damag
         assert mta.switch()["submission"] == f"HOLD panic, see {mailing_state.path('panic')}"
 
 
+@pytest.mark.parametrize("text", [None, "{"])
+def test_neither_a_busy_nor_a_damaged_book_keeps_a_panic_from_holding(mta, mailing, monkeypatch, text):
+    """The emergency waits for nobody for long; what was on hold before stays on hold."""
+    monkeypatch.setattr(holds, "URGENT", 0.1)
+    mine, bulk = mta.put("4jWDX1GX7zLW0x", "hold"), mta.put("4jWDX2GX7zLW0x", "active")
+    mailing_state.DIRECTORY.mkdir()
+    if text:
+        holds.path().write_text(text)
+    with locks.locked(mailing_state.DIRECTORY / "holds.lock"):
+        assert mailing("panic")[0] == 0
+    assert mta.queue("hold") == {mine, bulk}
+    if text:
+        assert "damaged" in mailing("resume")[2]
+        holds.path().unlink()
+    assert mailing("resume")[0] == 0
+    assert [i for _, i in mta.delivered()] == [bulk]
+    assert mta.queue("hold") == {mine}
+
+
 def test_two_resumes_do_not_double_the_pace(mta, mailing):
     mta.put("4jWDX1GX7zLW0x", "active")
     mailing("panic")

@@ -109,10 +109,11 @@ def begin(name: str, instances: Sequence[Instance], state: State) -> None:
         adopt(instances, found)
     with contextlib.ExitStack() as stack:
         try:
-            found = stack.enter_context(book(URGENT))
+            try:
+                found = stack.enter_context(book(URGENT))
+            except locks.Busy:
+                found = read()
             before = mailing_state.read(name)
-        except locks.Busy:
-            found, before = read(), mailing_state.read(name)
         except Failure:
             # Better to keep what somebody had stopped than to send it.
             found, before = Book(), None

@@ -94,7 +94,7 @@ def hold(
         time.sleep(options.settle)
         held += sweep()
     # It can be made up for by the next command.
-    with contextlib.suppress(Failure), holds.book() as found:
+    with contextlib.suppress(Failure), holds.book(holds.URGENT) as found:
         holds.adopt(instances, found)
     mailing_state.write_metrics(mailing_state.METRICS)
     what = messages(held) + (" of mailings" if name == "off" else "")
