@@ -28,6 +28,8 @@ for number in range(call["count"]):
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, call["window"])
     plain.settimeout(3)
     try:
+        if family == socket.AF_INET6:
+            plain.setsockopt(socket.IPPROTO_IPV6, 78, 1)  # IPV6_FREEBIND: any address of a network that is routed here
         if call["source"]:
             plain.bind((call["source"] + (f"{number + 1:x}" if call["source"].endswith("::") else ""), 0))
         plain.connect(address)

@@ -229,7 +229,7 @@ def site_cache_instances(sites: list[Site], maxmemory_mb: int) -> list[dict[str,
     ]
 
 
-def site_mail(sites: list[Site]) -> list[dict[str, str]]:
+def site_mail(sites: list[Site]) -> list[dict[str, Any]]:
     """Return postfix_mailing_sites for live sites: who may write to them, who may send, where one click leads."""
     return [
         {
@@ -238,6 +238,7 @@ def site_mail(sites: list[Site]) -> list[dict[str, str]]:
             "mail_domain": s["mail_domain"],
             "localpart": s["bounce_localpart"],
             "mail_policy": s["mail_policy"],
+            "sender_domains": s.get("sender_domains", []),
         }
         | ({"unsubscribe_url": f"https://{s['server_name']}/one-click"} if s["mail_policy"] == "deliver" else {})
         for s in sites

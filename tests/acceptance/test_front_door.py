@@ -321,7 +321,8 @@ def test_browsers_are_told_what_pages_may_do(browse, front_door):
     """On the login page behind the first password, where it matters, and on the 401 before it."""
     for user in (front_door, None):
         _, answer = browse(f"https://{CRM_SITES['crm']}/wp-login.php", user=user)
-        headers = dict(re.findall(r"(?im)^([a-z-]+): (.*?)\r?$", answer.split("\r\n\r\n")[0]))
+        lines = re.findall(r"(?im)^([a-z-]+): (.*?)\r?$", answer.split("\r\n\r\n")[0])
+        headers = {name.lower(): value for name, value in lines}
         assert headers["strict-transport-security"].startswith("max-age=31536000")
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["x-frame-options"] == "SAMEORIGIN"
