@@ -272,3 +272,13 @@ def test_what_cannot_be_looked_at_is_a_reason(host, reasons, monkeypatch):
 def test_a_mailing_that_runs_after_a_failure_is_no_failure(host, reasons):
     host.units[f"{JOB}.service"] = {**WELL, "ActiveState": "activating", "Result": "exit-code"}
     assert reasons()[0] == 0
+
+
+def test_a_milter_of_one_service_is_asked_too(host, reasons):
+    """The signer stands in master.cf, where it belongs to one service."""
+    host.mta.set(non_smtpd_milters="", smtpd_milters="")
+    with (host.mta.root / "etc" / "services").open("a") as services:
+        services.write(f"submitted/unix/non_smtpd_milters = unix:/nowhere/first.sock, unix:{host.signer}\n")
+    status, sending, (found,) = reasons()
+    assert (status, sending) == (3, "nothing")
+    assert "/nowhere/first.sock" in found["text"]

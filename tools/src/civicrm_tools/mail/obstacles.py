@@ -27,6 +27,7 @@ TABLE = provider_table.TABLE
 # What is stopped, from the most to the least.
 NOTHING, NO_MAILINGS, SOME, ALL = "nothing", "no mailings", "not everything", "everything"
 MILTER = re.compile(r"\b(unix|local|inet):([^\s,{}]+)")
+SERVICE_MILTERS = re.compile(r"\S+/(?:non_)?smtpd_milters = ")
 MILTER_SECONDS = 5
 LAST_SUCCESS = "civicrm_job_last_success_timestamp_seconds"
 # SMFIC_OPTNEG of Sendmail's milter protocol, version 6: every milter answers it before anything else.
@@ -132,8 +133,10 @@ def milters() -> Iterator[Obstacle]:
     """The signer, and whatever else Postfix asks before it takes a message."""
     seen = set()
     for where in postfix.instances():
-        for name in ("non_smtpd_milters", "smtpd_milters"):
-            seen |= set(MILTER.findall(where.parameter(name)))
+        # In main.cf, and for single services in master.cf: "submitted/unix/non_smtpd_milters = ...".
+        told = [where.parameter(name) for name in ("non_smtpd_milters", "smtpd_milters")]
+        told += [line for line in where.run("postconf", "-P").stdout.splitlines() if SERVICE_MILTERS.match(line)]
+        seen |= set(MILTER.findall(" ".join(told)))
     for kind, address in sorted(seen):
         if why := silent(kind, address):
             unit, since = unit_of(address)
@@ -162,14 +165,15 @@ def silent(kind: str, address: str) -> str:
 
 
 def unit_of(address: str) -> tuple[str, float | None]:
-    """The unit that is called like a milter's socket, and since when it is down."""
-    stem = Path(address).stem
+    """The unit that is called like a milter's socket, or like the first words of it, and since when it is down."""
+    words = Path(address).stem.split("-")
+    stems = ["-".join(words[:count]) for count in range(len(words), 0, -1)]
     with contextlib.suppress(Failure):
-        for name, properties in units(f"{stem}.socket", f"{stem}.service").items():
+        for name, properties in units(*(f"{stem}.{kind}" for stem in stems for kind in ("socket", "service"))).items():
             if properties.get("LoadState") == "loaded":
                 down = properties.get("ActiveState") != "active"
                 return name, moment(properties, "StateChangeTimestamp") if down else None
-    return "the milter", None
+    return "its unit", None
 
 
 def jobs() -> Iterator[Obstacle]:
