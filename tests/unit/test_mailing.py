@@ -446,6 +446,7 @@ def test_status_finds_a_switch_that_was_lost(mta, mailing):
     status, said, _ = mailing("status")
     assert status == 3
     assert "postfix does not hold new mail as it should\n  next: run the command of the state again" in said
+    assert mailing("status", "--output", mailing_state.METRICS)[0] == 1, "the timer's unit fails"
     mailing("panic")
     assert "as it should" not in mailing("status")[1]
 
