@@ -154,6 +154,8 @@ def show(config: Config, as_json: bool) -> None:
         found = Remote(config, scratch).snapshots()
         if as_json:
             print(json.dumps(found, indent=2))
+        elif not found:
+            command.tell(NAME, "there is no snapshot on the backup host")
         for name, manifest in {} if as_json else found.items():
             if manifest is None:
                 print(f"{name}  INCOMPLETE")
