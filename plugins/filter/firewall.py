@@ -188,7 +188,7 @@ def _entry_problems(entry: Entry, sets: dict[str, list[str]], services: dict[str
         yield f"where is {where!r}; write a list of addresses, networks or @sets"
         return
     if LOOPBACK in (where or []) and (entry.get("direction") != "out" or "who" not in entry):
-        yield "where: loopback is for direction out with who; everything else on loopback is open anyway"
+        yield "where: loopback is for direction out with who; what comes in there is not asked again"
     yield from _address_problems([item for item in where or [] if item != LOOPBACK], sets)
 
 

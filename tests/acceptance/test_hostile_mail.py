@@ -154,3 +154,69 @@ def test_bad_messages_are_filed_or_refused_and_the_bounce_behind_them_counts(crm
     assert sum(after.values()) == sum(before.values()) + accepted, "each in exactly one folder"
     assert contact(crm_int, reader)["on_hold"] is True
     assert crm_int.check_output("systemctl is-active bounce-breaker.service dovecot.service") == "active\nactive"
+
+
+# What some server takes for the end of a message (CVE-2023-51764): only CR LF . CR LF is one.
+ENDS = {
+    "lf": b"\n.\n",
+    "lf-crlf": b"\n.\r\n",
+    "crlf-lf": b"\r\n.\n",
+    "cr": b"\r.\r",
+    "crlf-cr": b"\r\n.\r",
+    "cr-crlf": b"\r.\r\n",
+    "nul": b"\r\n.\0\r\n",
+    "two-cr": b"\r\r\n.\r\r\n",
+}
+SMUGGLE = """
+import base64, json, socket, sys
+source, ends = json.load(sys.stdin)
+for name, end in ends.items():
+    with socket.create_connection(("crm-int-01.torproject.test", 25), 30, (source, 0)) as s:
+        lines = s.makefile("rb")
+        def answer():
+            line = lines.readline()
+            while line[3:4] == b"-":
+                line = lines.readline()
+            return line[:3].decode()
+        def say(text):
+            s.sendall(text)
+            return answer()
+        answer()
+        to = [b"MAIL FROM:<a@outside.test>", b"RCPT TO:<postmaster@crm.torproject.test>", b"DATA"]
+        for text in (b"EHLO mx.outside.test", *to):
+            said = say(text + b"\\r\\n")
+        assert said == "354", said
+        end = base64.b64decode(end)
+        first, second = (b"Subject: %b %b\\r\\n\\r\\nx" % (what, name.encode()) for what in (b"outer", b"smuggled"))
+        s.sendall(first + end + b"\\r\\n".join([*to, second, b".", b"QUIT", b""]))
+        said = []
+        while (line := lines.readline()):
+            said.append(line[:3].decode())
+        print(name, *said)
+"""
+
+
+@pytest.mark.mutates
+def test_no_form_of_a_messages_end_smuggles_a_second_one_in(world):
+    """A second message would be another's, with whatever a big provider vouches for: one answer, or a refusal."""
+    coded = {name: base64.b64encode(end).decode() for name, end in ENDS.items()}
+    call = json.dumps([source(world), coded])
+    out = world.check_output(f"printf %s {shlex.quote(call)} | python3 -c {shlex.quote(SMUGGLE)}")
+    said = {line.split()[0]: line.split()[1:] for line in out.splitlines()}
+    assert set(said) == set(ENDS)
+    for name, answers in said.items():
+        assert answers in (["250", "221"], ["521"], ["550", "221"], ["554", "221"]), (name, answers)
+
+
+@pytest.mark.mutates
+def test_commands_before_their_turn_are_refused(world):
+    """Who sends on without waiting for an answer that must come first is no mail server; Debian 12 asks to be told."""
+    early = "HELO mx.outside.test\r\nMAIL FROM:<a@outside.test>\r\nRCPT TO:<postmaster@crm.torproject.test>\r\n"
+    talk = (
+        "import socket\n"
+        f"with socket.create_connection(('crm-int-01.torproject.test', 25), 30, ({source(world)!r}, 0)) as s:\n"
+        " lines = s.makefile('rb'); lines.readline()\n"
+        f" s.sendall({early.encode()!r})\n"
+        " print(b' '.join(line[:3] for line in lines).decode())\n"
+    )
+    assert "5" in {code[0] for code in world.check_output(f"timeout 40 python3 -c {shlex.quote(talk)}").split()}

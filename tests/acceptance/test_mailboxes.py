@@ -79,6 +79,12 @@ def test_relay_from_outside_is_refused(world):
         ("<>", "victim@accepting.test"),
         ("a@outside.test", "victim%accepting.test@crm.torproject.test"),
         ("a@outside.test", "@accepting.test:victim@crm.torproject.test"),
+        ("a@outside.test", "victim@accepting.test@crm.torproject.test"),
+        ("a@outside.test", '"victim@accepting.test"@crm.torproject.test'),
+        ("a@outside.test", "accepting.test!victim@crm.torproject.test"),
+        ("a@outside.test", "victim%accepting.test@crm-int-01.torproject.test"),
+        ("a@outside.test", "victim@[198.51.100.21]"),
+        ("root@crm-ext-01.torproject.test", "oncall@accepting.test"),
     ):
         done = world.run(f"outside-swaks --server crm-int-01.torproject.test --from '{sender}' --to '{recipient}'")
         assert re.search(r"<\*\* 5\d\d|<\*\* 4\d\d", done.stdout), done.stdout

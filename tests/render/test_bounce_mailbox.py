@@ -138,11 +138,26 @@ def test_what_a_site_tried_to_send_is_kept_apart_from_its_bounces(dovecot):
 
 
 def test_only_postfix_may_ask_for_a_password(dovecot):
-    assert "service auth" not in dovecot("etc/dovecot/dovecot-2.4.conf")
+    assert "dovecot-sasl" not in dovecot("etc/dovecot/dovecot-2.4.conf")
     text = dovecot("etc/dovecot/dovecot-2.4.conf", bounce_mailbox_sasl_socket="/var/spool/postfix/private/dovecot-sasl")
     service = text.split("unix_listener /var/spool/postfix/private/dovecot-sasl {", 1)[1].split("}", 1)[0]
     assert "user = postfix" in service
     assert "mode = 0600" in service
+
+
+def test_no_user_of_the_host_delivers_or_asks_dovecot(configuration):
+    """Dovecot opens these to everybody unless told; by LMTP a site would count bounces in another's name (N46)."""
+    modes = dict(re.findall(r"unix_listener ([a-z-]+) {(?:\s+user = postfix)?\s+mode = (\d+)\s+}", configuration()))
+    assert modes.pop("dns-client", "0600") == "0600"
+    assert modes == {"anvil-auth-penalty": "0"} | dict.fromkeys(
+        ("lmtp", "indexer", "imap-urlauth", "auth-userdb"), "0600"
+    )
+
+
+def test_imaps_has_the_suites_that_it_is_given(configuration):
+    given = configuration(bounce_mailbox_tls_suites=["ECDHE-RSA-AES128-GCM-SHA256", "ECDHE-RSA-CHACHA20-POLY1305"])
+    assert "\nssl_cipher_list = ECDHE-RSA-AES128-GCM-SHA256:ECDHE-RSA-CHACHA20-POLY1305\n" in given
+    assert "ssl_cipher_list" not in configuration()
 
 
 @pytest.mark.parametrize("release", ["2.3", "2.4"])

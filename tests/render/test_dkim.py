@@ -39,6 +39,12 @@ def test_only_this_host_and_the_listed_clients_are_signed_for(lines):
     assert lines("etc/opendkim/internal-hosts") == ["127.0.0.0/8", "::1", "localhost", "10.77.0.12", "fd77::/64"]
 
 
+def test_whom_a_message_is_signed_for_an_earlier_milter_says(lines):
+    """From is whatever the submitter likes (N46)."""
+    assert "SenderHeaders X-Signed-As" in lines("etc/opendkim.conf", dkim_sender_header="X-Signed-As")
+    assert not [line for line in lines("etc/opendkim.conf") if line.startswith("SenderHeaders")]
+
+
 def test_what_cannot_be_signed_waits_and_a_second_from_is_no_way_in(lines):
     settings = dict(line.split(maxsplit=1) for line in lines("etc/opendkim.conf"))
     assert settings["Mode"] == "s"

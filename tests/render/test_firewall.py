@@ -59,7 +59,8 @@ def test_what_no_rule_accepts_is_refused(rules, chain, hook):
     # No rule accepts everything: each names an interface, a state, a type or a port.
     for rule in rules(chain)[1:]:
         if " accept" in rule:
-            pattern = r"[io]if lo accept$|ct state established,related accept$|.*\b(icmp(v6)? type|[ds]port|l4proto) "
+            pattern = r"iif lo accept$|oif lo meta skuid 0 accept$|"
+            pattern += r"ct state established,related accept$|.*\b(icmp(v6)? type|[ds]port|l4proto) "
             assert re.match(pattern, rule), rule
 
 
@@ -67,7 +68,8 @@ def test_an_empty_map_leaves_the_admin_in_and_nobody_else(rules):
     accepted = [rule for rule in rules("inbound", firewall_map=[]) if "dport" in rule]
     assert len(accepted) == 2
     assert all('comment "ssh for the admins"' in rule for rule in accepted)
-    assert not [r for r in rules("outbound", firewall_map=[]) if re.search(r"dport|skuid (?!{ 990, 991 } goto)", r)]
+    chain = rules("outbound", firewall_map=[])
+    assert not [r for r in chain if re.search(r"dport|skuid (?!{ 990, 991 } goto|0 accept)", r)]
     assert rules("confined", firewall_map=[]) == ["goto refused"]
 
 
@@ -104,10 +106,10 @@ def test_entries_are_open_to_those_they_name(rules):
 
 
 def test_confined_users_never_reach_what_is_open_to_others(rules):
-    """Loopback is open to every other user: whoever runs the sites' code must have left the chain before."""
+    """Whoever runs the sites' code must have left the chain before."""
     chain = rules("outbound")
     confined = position(chain, r"^meta skuid { 990, 991 } goto confined$")
-    assert confined < position(chain, "^oif lo accept$")
+    assert confined < position(chain, "^oif lo meta skuid 0 accept$")
     assert confined < position(chain, '"mailings"')
     chain = rules("confined")
     assert chain[-1] == "goto refused"
@@ -118,6 +120,18 @@ def test_confined_users_never_reach_what_is_open_to_others(rules):
         'meta skuid { 990 } ip6 daddr { ::1 } tcp dport { 993 } accept comment "bounces"',
     ]
     assert len(chain) == 5
+
+
+def test_on_loopback_each_user_reaches_what_an_entry_says_and_root_all(rules):
+    """A port knows no users: 10025, or another daemon's metrics, would take what anybody writes (N46)."""
+    diverted = {"name": "diverted", "direction": "out", "who": ["postfix"], "where": ["loopback"], "why": "x"}
+    chain = rules("outbound", firewall_map=[*MAP, diverted | {"service": "diverted_mail"}])
+    assert [rule for rule in chain if "oif lo" in rule] == [
+        "oif lo meta skuid 0 accept",
+        "oif lo meta l4proto != { tcp, udp } accept",
+    ]
+    assert 'meta skuid { 105 } ip daddr { 127.0.0.0/8 } tcp dport { 10025 } accept comment "diverted"' in chain
+    assert chain[-1] == "goto refused"
 
 
 def test_without_confined_users_no_rule_names_nobody(rules):

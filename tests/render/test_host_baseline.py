@@ -51,6 +51,8 @@ def test_a_null_client_takes_mail_from_its_own_programs_and_keeps_none(baseline)
     assert main["mydestination"] == ""
     assert main["local_transport"].startswith("error:")
     assert main["relayhost"] == "[10.77.0.11]"
+    assert main["authorized_submit_users"] == "root"
+    assert main["authorized_mailq_users"] == main["authorized_flush_users"] == "root"
     assert main["myhostname"] == "crm-ext-01.example.org"
 
 
@@ -61,6 +63,8 @@ def test_a_null_client_delivers_nothing_on_its_own_host(baseline):
     services = {line[0] for line in lines}
     assert {"pickup", "cleanup", "qmgr", "smtp", "error", "bounce"} <= services
     assert not {"local", "virtual", "lmtp"} & services
+    # A port would take mail of any user (N46).
+    assert not [line for line in lines if line[1] == "inet"]
 
 
 @pytest.mark.parametrize(("item", "pid_file"), [("rsyslog", False), ("postfix", False), ("postfix@-", True)])
@@ -119,6 +123,18 @@ def test_security_updates_come_by_night_unless_switched_off(baseline, enabled, v
     assert 'Unattended-Upgrade::Automatic-Reboot "false";' in text
     # apt reads // comments; a # at the head of a line is a directive to it.
     assert not [line for line in text.splitlines() if line.startswith("#")]
+
+
+def test_only_the_mail_daemons_write_the_mail_log(baseline):
+    """Any user may say that it is postfix/smtp; rsyslog asks the kernel, before any of Debian's rules (N46)."""
+    main = baseline("etc/rsyslog.conf")
+    assert 'SysSock.Annotate="on" SysSock.ParseTrusted="on"' in main
+    assert main.index("$IncludeConfig /etc/rsyslog.d/*.conf") < main.index("/var/log/mail.log")
+    text = baseline("etc/rsyslog.d/10-mail-log.conf", host_baseline_mail_log_users=["root", "mail-policy"])
+    rule = text.replace("@uid(root)@", "0").replace("@uid(mail-policy)@", "984")
+    assert 'if $syslogfacility-text == "mail" and not ($!uid == ["0", "984"]) then {' in rule
+    assert rule.rstrip().endswith("stop\n}")
+    assert "/var/log/mail-others.log\n" in baseline("etc/logrotate.d/rsyslog")
 
 
 def test_logs_are_kept_as_long_as_asked_and_stay_readable_for_adm_alone(baseline):

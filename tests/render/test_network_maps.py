@@ -38,6 +38,8 @@ USERS = [
     "postfix",
     "unbound",
     "systemd-timesync",
+    "mail-policy",
+    "mtail",
     "www-data",
     "crm",
     "staging-crm",
@@ -131,12 +133,14 @@ def test_whom_ints_sites_reach(network):
     }
     assert reach(made, "out", "staging-crm") == {("dns", "loopback"), ("imaps", "loopback")}
     assert reach(made, "out", "www-data") == set()
+    assert reach(made, "out", "mail-policy") == {("diverted_mail", "loopback")}
 
 
 def test_whom_exts_sites_reach(network):
     made = network("civicrm_ext")
     assert reach(made, "out", "donate-api") == {("dns", "loopback"), ("redis", "@backend")}
-    assert reach(made, "out", "www-data") == {("https", "@backend")}
+    assert reach(made, "out", "www-data") == {("https", "@backend"), ("dns", "loopback")}
+    assert reach(made, "out", "one-click") == set()
     paying = network("civicrm_ext", civicrm_ext_payment_networks=["203.0.113.0/24"])
     assert paying["__firewall_problems"] == []
     assert ("https", "203.0.113.0/24") in reach(paying, "out", "donate-api")
@@ -146,7 +150,7 @@ def test_apache_reaches_an_acme_authority_wherever_it_is(network):
     """Its addresses change without notice; the way to int is part of anywhere (P15)."""
     made = network("civicrm_ext", civicrm_ext_tls_source="acme")
     assert made["__firewall_problems"] == []
-    assert reach(made, "out", "www-data") == {("https", "anywhere")}
+    assert reach(made, "out", "www-data") == {("https", "anywhere"), ("dns", "loopback")}
 
 
 @pytest.mark.parametrize("profile", ["civicrm_int", "civicrm_ext"])

@@ -7,7 +7,7 @@ import re
 import pytest
 from contract_addresses import NONE, READ_ONLY, TODAY
 
-from civicrm_tools.mail import addresses, provider_table, providers
+from civicrm_tools.mail import addresses, provider_table, providers, speakers
 from civicrm_tools.mail.addresses import Generation, Verb
 
 CRM = {
@@ -182,6 +182,17 @@ def test_only_a_messages_own_headers_count(postfix):
     assert main["nested_header_checks"] == main["mime_header_checks"] == ""
 
 
+def test_what_strangers_get_at_port_25(postfix):
+    """No suite without a certificate, AES in CBC mode for servers of old, no success reports, one end of a message."""
+    main = parameters(postfix("etc/postfix/main.cf", postfix_mailing_tls_suites=["ECDHE-RSA-AES128-GCM-SHA256"]))
+    suites = main["tls_medium_cipherlist"].split(":")
+    assert suites[0] == "ECDHE-RSA-AES128-GCM-SHA256"
+    assert not [suite for suite in suites if re.search("ADH|AECDH|DES|RC4|CAMELLIA|ARIA|CCM|NULL|MD5", suite)]
+    assert {"ECDHE-RSA-AES128-SHA", "AES256-SHA"} <= set(suites)
+    assert main["smtpd_discard_ehlo_keywords"] == "silent-discard, dsn"
+    assert (main["smtpd_forbid_bare_newline"], main["smtpd_forbid_unauth_pipelining"]) == ("normalize", "yes")
+
+
 def test_loopback_may_not_relay(postfix):
     assert parameters(postfix("etc/postfix/main.cf"))["mynetworks"] == "cidr:/etc/postfix/relay_clients.cidr"
     assert "127." not in postfix(
@@ -330,10 +341,10 @@ def test_role_addresses_reach_the_human(postfix):
 @pytest.mark.parametrize(
     ("header", "kind"),
     [
-        (
-            "Received: by int.example.org (Postfix, from userid 997)\n\tid 4jW8WD6NjJzDSVp; Fri, 20 Nov 2026",
-            "submission",
-        ),
+        ("X-Signed-As: news@crm.example.org", "submission"),
+        ("X-Signed-As: nobody@unsigned.invalid", "submission"),
+        ("X-Signed-As: nobody@diverted.invalid", None),
+        ("Received: by int.example.org (Postfix, from userid 997)\n\tid 4jW8WD6NjJzDSVp; Fri, 20 Nov 2026", None),
         ("Received: from crm (localhost [127.0.0.1])\n\tby int.example.org (Postfix) with ESMTPSA", "submission"),
         ("Received: from crm (localhost [IPv6:::1])\n\tby int.example.org (Postfix)", "submission"),
         ("Received: from [127.0.0.1] (unknown [192.0.2.1])\n\tby int.example.org (Postfix)", None),
@@ -355,8 +366,86 @@ def test_the_switch_is_the_last_of_the_header_checks(postfix):
     """A table before it may divert a message: held instead, it would be released undiverted."""
     switch = "pipemap:{pcre:/etc/postfix/submitted.pcre,hash:/etc/postfix/mailing_state}"
     assert parameters(postfix("etc/postfix/main.cf"))["header_checks"].endswith(switch)
-    tables = f"pcre:/etc/postfix/diverted.pcre, pcre:/etc/postfix/mailings.pcre, {switch}"
-    assert f"header_checks = {tables} }}\n" in postfix("etc/postfix/master.cf")
+    own = ", ".join(f"pcre:/etc/postfix/{name}.pcre" for name in ("diverted", "mailings", "picked_up"))
+    master = postfix("etc/postfix/master.cf")
+    assert f"-o {{ header_checks = {own}, {switch} }}\n" in master
+    # What receipt-milter says of sendmail's mail: pickup's line can be shown to it or looked up in the switch.
+    assert f"-o {{ milter_header_checks = pcre:/etc/postfix/classes.pcre, {switch} }}\n" in master
+
+
+@pytest.mark.parametrize(
+    ("client", "sender", "recipient", "taken"),
+    [
+        (True, "root@ext.example.org", "human@example.net", True),
+        (True, "<>", "human@example.net", True),
+        (True, "one-click@ext.example.org", "civicrm+u.1.2.0123456789abcdef@crm.example.org", True),
+        (True, "root@ext.example.org", "real@gmail.com", False),
+        (True, "one-click@ext.example.org", "human@example.net", False),
+        (True, "one-click@ext.example.org", "civicrm+b.1.2.0123456789abcdef@crm.example.org", False),
+        (True, "one-click@ext.example.org", "civicrm+u.1.2.0123456789abcdef@crm.example.org.evil.test", False),
+        (True, "news@crm.example.org", "human@example.net", False),
+        (True, "www-data@ext.example.org", "human@example.net", False),
+        (True, "root@ext.example.org.evil.test", "human@example.net", False),
+    ],
+)
+def test_a_relay_client_sends_as_whom_it_may_and_to_whom_it_may(postfix, client, sender, recipient, taken):
+    """Whoever is on the exposed host is no newsletter, and reaches nobody by this one (N46)."""
+    given = {
+        "postfix_mailing_relay_clients": ["10.77.0.12"],
+        "postfix_mailing_relay_system_senders": ["root@ext.example.org"],
+        "postfix_mailing_relay_unsubscribers": ["one-click@ext.example.org"],
+    }
+    main = parameters(postfix("etc/postfix/main.cf", **given))
+    assert main["smtpd_relay_restrictions"].startswith("check_client_access cidr:/etc/postfix/relay_clients.cidr, ")
+    assert "10.77.0.12 relayed" in postfix("etc/postfix/relay_clients.cidr", **given).splitlines()
+    table = rules(postfix("etc/postfix/relay_senders.pcre", **given))
+    action = next(action for pattern, action in table if pattern.search(sender))
+    if action.startswith("relayed_"):
+        file = f"etc/postfix/{action.replace('relayed', 'relay')}.pcre"
+        assert main[action] == f"check_recipient_access pcre:/{file}, reject"
+        lines = re.findall(r"^/(.*)/(i?) (.+)$", postfix(file, **given), re.M)
+        # The flag i switches Postfix' default, ignoring case, off.
+        action = next(a for p, i, a in lines if re.search(p, recipient, 0 if i else re.IGNORECASE))
+    assert (action == "OK") is taken
+    assert taken or action.startswith("REJECT ")
+
+
+def test_who_speaks_for_which_domain_is_told_once(postfix, tmp_path):
+    """What receipt-milter reads; nobody else may use the domain of a site that is silent, either (N46)."""
+    crm = CRM | {"sender_domains": ["example.net"]}
+    given = {
+        "postfix_mailing_sites": [crm, STAGING],
+        "postfix_mailing_relay_system_senders": ["root@Ext.example.org"],
+    }
+    text = (
+        postfix("etc/postfix/speakers.json", **given).replace("@uid(crm)@", "997").replace("@uid(staging-crm)@", "996")
+    )
+    (tmp_path / "speakers.json").write_text(text)
+    assert speakers.load(tmp_path / "speakers.json") == speakers.Speakers(
+        hostname="int.example.org",
+        users={"997": "crm", "996": "staging-crm"},
+        domains={"crm": ["crm.example.org", "example.net"], "staging-crm": ["staging.crm.example.org"]},
+        silent=["staging-crm"],
+        relay=["root@ext.example.org"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "actions"),
+    [
+        (
+            "Received: by int.example.org (Postfix, from userid 997)\n\tid 4jW8WD6NjJzDSVp; Fri, 20 Nov 2026",
+            ["PREPEND X-Submitted-By: ${1}"],
+        ),
+        ("x-submitted-by : 997", ["IGNORE"]),
+        ("X-Before: Received: by x (Postfix, from userid 0)\n\tid x", []),
+    ],
+)
+def test_the_uid_of_pickups_line_is_shown_to_the_milter_and_none_that_a_message_brings(postfix, line, actions):
+    """Who submits is what Postfix says, before anything of the message (N46)."""
+    assert [
+        action for pattern, action in rules(postfix("etc/postfix/picked_up.pcre")) if pattern.search(line)
+    ] == actions
 
 
 MILTER = {"postfix_mailing_milters": ["unix:/run/opendkim/opendkim.sock"]}
@@ -366,11 +455,18 @@ def test_milters_see_what_is_handed_in_and_nothing_from_the_world(postfix):
     """A signer that is down must not stop bounces from coming in, nor sign what strangers send (P1)."""
     main = parameters(postfix("etc/postfix/main.cf", **MILTER))
     # What the signer signs, nothing may have to change later.
-    assert main["non_smtpd_milters"].split() == ["unix:/run/receipt-milter.sock", *MILTER["postfix_mailing_milters"]]
+    assert main["non_smtpd_milters"].split() == [
+        "unix:/run/receipt-milter-host.sock",
+        *MILTER["postfix_mailing_milters"],
+    ]
+    assert main["internal_mail_filter_classes"] == "bounce"
     assert main["milter_default_action"] == "tempfail"
     assert "smtpd_milters" not in main
     assert main["smtpd_milter_maps"] == "cidr:/etc/postfix/milters.cidr"
     master = postfix("etc/postfix/master.cf", **MILTER)
+    asked = "unix:/run/receipt-milter.sock, unix:/run/opendkim/opendkim.sock"
+    submitted = master.split("\nsubmitted ", 1)[1].split("\n#", 1)[0]
+    assert f"-o {{ non_smtpd_milters = {asked} }}\n" in submitted
     assert master.count("-o smtpd_milter_maps=\n") == 2, "what the diversion hands over was signed before"
     table = postfix("etc/postfix/milters.cidr", **MILTER, postfix_mailing_relay_clients=["10.77.0.12"])
     asked = "unix:/run/receipt-milter-smtp.sock, unix:/run/opendkim/opendkim.sock"

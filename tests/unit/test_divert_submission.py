@@ -84,11 +84,13 @@ REST = "Subject: x\n\nReceived: by int.example.org (Postfix, from userid 2002)\n
         (pickup(104) + login("test-crm") + pickup(2001), ("listener", "", "hold@test-crm.caught.invalid")),
         (SIGNED + pickup(2002) + SIGNED, ("listener", "", "catch@staging-crm.caught.invalid")),
         (SIGNED + pickup(104) + SIGNED + pickup(2003), ("listener", "", "hold@test-crm.caught.invalid")),
+        ("X-Submitted-By: sendmail\n" + pickup(2001) + "X-Submitted-By: sendmail\n" + pickup(2002),
+         ("submitted", "a@gmail.test", "real@world.test")),
         (pickup(2001) + pickup(2002), ("submitted", "a@gmail.test", "real@world.test")),
         (login("crm", "(Authenticated sender: staging-crm)"), ("submitted", "a@gmail.test", "real@world.test")),
     ],
     ids=["catch", "hold", "login", "as crm", "as hold", "as requeued", "requeued", "login requeued",
-         "signed", "signed again",
+         "signed", "signed again", "seen by the milter",
          "crm", "helo"],
 )  # fmt: skip
 def test_only_the_first_line_of_this_postfix_tells_who_submitted(handed, head, goes):

@@ -9,9 +9,19 @@ import struct
 import pytest
 
 from civicrm_tools.mail import receipts as tool
+from civicrm_tools.mail import speakers
 
-MARKED = tool.packet(b"h", b"X-Mail-Class\0receipt\0") + tool.packet(b"c")
-PASSED = tool.packet(b"c")
+KNOWN = speakers.Speakers(
+    hostname="int.example.org",
+    users={"2001": "crm", "2002": "other"},
+    domains={"crm": ["crm.example.org"], "other": ["other.example.org"]},
+    silent=[],
+    relay=["root@ext.example.org"],
+)
+DIVERTED = tool.packet(b"h", b"X-Signed-As\0nobody@diverted.invalid\0")
+# What a message gets of which nobody can tell who submitted it.
+PASSED = DIVERTED + tool.packet(b"c")
+MARKED = tool.packet(b"h", b"X-Mail-Class\0receipt\0") + PASSED
 
 
 def ask(talk, *headers: tuple[bytes, bytes]) -> bytes:
@@ -27,18 +37,18 @@ def ask(talk, *headers: tuple[bytes, bytes]) -> bytes:
 )  # fmt: skip
 def test_bulk_mail_gets_no_mark(header):
     """And what carries the mark already is not marked again, or it would go round for ever (N24)."""
-    assert ask(tool.Talk(), (b"From", b"a@b"), header, (b"Subject", b"x")) == PASSED
+    assert ask(tool.Talk("sendmail", KNOWN), (b"From", b"a@b"), header, (b"Subject", b"x")) == PASSED
 
 
 @pytest.mark.parametrize(
     "header", [(b"Precedence", b"first-class"), (b"Subject", b"Precedence: bulk"), (b"To", b"list-id@x")]
 )
 def test_any_other_mail_is_a_receipt(header):
-    assert ask(tool.Talk(), (b"From", b"a@b"), header) == MARKED
+    assert ask(tool.Talk("sendmail", KNOWN), (b"From", b"a@b"), header) == MARKED
 
 
 def test_the_next_message_of_a_connection_starts_anew():
-    talk = tool.Talk()
+    talk = tool.Talk("sendmail", KNOWN)
     assert ask(talk, (b"Precedence", b"bulk")) == PASSED
     assert ask(talk) == MARKED
     talk.answer(b"L", b"Precedence\0bulk\0")
@@ -46,12 +56,100 @@ def test_the_next_message_of_a_connection_starts_anew():
     assert ask(talk) == MARKED
 
 
-def talk_over_a_socket(packets: bytes, marks: bool = True) -> bytes:
+def signed(address: str) -> bytes:
+    return tool.packet(b"h", b"X-Signed-As\0" + address.encode() + b"\0")
+
+
+GOES_ON = tool.packet(b"c")
+UNSIGNED = signed(speakers.NOBODY) + GOES_ON
+
+
+def brought(uid: int) -> list[tuple[bytes, bytes]]:
+    """A line like pickup's that a message brings along, and what header_checks put before it."""
+    line = b"by int.example.org (Postfix, from userid %d)\n\tid 4jWKRG0fdJzWSbn; Fri, 20 Nov 2026 15:45:14 +0000" % uid
+    return [*submitted(uid), (b"Received", line)]
+
+
+def submitted(uid: int) -> list[tuple[bytes, bytes]]:
+    return [(b"X-Submitted-By", b"%d" % uid)]
+
+
+OWN = (b"From", b"news@crm.example.org")
+
+
+def refusal(answer: bytes) -> str:
+    assert answer[4:5] == b"y", answer
+    return answer[5:].rstrip(b"\0").decode()
+
+
+@pytest.mark.parametrize(
+    ("headers", "answer"),
+    [
+        ([*submitted(2001), OWN], signed("news@crm.example.org") + GOES_ON),
+        ([*submitted(2001), (b"From", b"a@b.test")], UNSIGNED),
+        ([*submitted(2001), *brought(2002), OWN], signed("news@crm.example.org") + GOES_ON),
+        ([*submitted(2001), (b"Received", b"from x by y"), OWN], signed("news@crm.example.org") + GOES_ON),
+        ([*brought(2001), OWN], PASSED),
+        ([(b"X", b"y"), *submitted(2001), OWN], PASSED),
+        ([(b"x-submitted-by", b"2001"), OWN], PASSED),
+        ([(b"X-Submitted-By", b"2001 x"), OWN], PASSED),
+        ([OWN], PASSED),
+    ],
+    ids=["own", "elsewhere", "own with a forged line", "passed on", "forged", "later", "case", "no uid", "diverted"],
+)
+def test_what_stands_before_pickups_line_tells_whom_a_message_is_signed_for(headers, answer):
+    """Milters do not see the line itself; one that a message brings along they do."""
+    talk = tool.Talk("sendmail", KNOWN)
+    assert ask(talk, *headers, (b"Precedence", b"bulk")) == answer
+
+
+def test_by_smtp_the_login_tells_and_the_next_message_starts_anew():
+    talk = tool.Talk("smtp", KNOWN)
+    own = (b"From", b"News <news@crm.example.org>")
+    talk.answer(b"D", b"M{auth_type}\0PLAIN\0{auth_authen}\0crm\0")
+    talk.answer(b"M", b"<civicrm+b.1.2.0123456789abcdef@crm.example.org>\0BODY=8BITMIME\0")
+    assert ask(talk, own) == signed("news@crm.example.org") + GOES_ON
+    assert ask(talk, own) == UNSIGNED
+    assert ask(talk, *submitted(2001), own) == UNSIGNED
+    talk.answer(b"D", b"M{auth_authen}\0other\0")
+    assert refusal(ask(talk, own)) == "550 5.7.1 other may not send as news@crm.example.org"
+    talk.answer(b"D", b"M{auth_authen}\0other\0")
+    talk.answer(b"M", b"<civicrm+b.1.2.0123456789abcdef@crm.example.org>\0")
+    assert refusal(ask(talk, (b"From", b"me@other.example.org"))).endswith("@crm.example.org")
+
+
+def test_mail_with_anothers_envelope_does_not_bounce_to_it():
+    """By sendmail it is dropped and told in the journal: a bounce would count in the other's name."""
+    talk = tool.Talk("sendmail", KNOWN)
+    talk.answer(b"M", b"<civicrm+b.1.2.0123456789abcdef@crm.example.org>\0")
+    assert ask(talk, *submitted(2002), (b"From", b"me@other.example.org")) == tool.packet(b"d")
+    assert refusal(ask(talk, *submitted(2002), (b"From", b"news@crm.example.org")))
+
+
+def test_what_a_message_says_of_its_signer_is_taken_away():
+    talk = tool.Talk("smtp", KNOWN)
+    gone = [tool.packet(b"m", struct.pack("!I", place) + b"X-Signed-As\0\0") for place in (2, 1)]
+    brought = [(name, b"news@crm.example.org") for name in (b"X-Signed-As", b"x-signed-as")]
+    assert ask(talk, *brought, (b"From", b"news@crm.example.org")) == b"".join(gone) + UNSIGNED
+
+
+def test_a_mistake_in_the_judgement_leaves_mail_unsigned(monkeypatch, capsys):
+    def fail(*_):
+        raise RecursionError("too deep")
+
+    monkeypatch.setattr(speakers, "address", fail)
+    talk = tool.Talk("sendmail", KNOWN)
+    answer = ask(talk, *submitted(2001), (b"From", b"x"), (b"Precedence", b"bulk"))
+    assert answer == UNSIGNED
+    assert capsys.readouterr().err == "receipt-milter: signed for nobody: RecursionError: too deep\n"
+
+
+def talk_over_a_socket(packets: bytes, kind: str = "sendmail") -> bytes:
     """What the program answers, until it hangs up."""
 
     async def talk() -> bytes:
         ours, theirs = socket.socketpair()
-        await asyncio.get_running_loop().create_connection(lambda: tool.Connection(marks), sock=ours)
+        await asyncio.get_running_loop().create_connection(lambda: tool.Connection(kind, KNOWN), sock=ours)
         reader, writer = await asyncio.open_connection(sock=theirs)
         # In two pieces, neither of which ends where a packet does.
         writer.write(packets[:7])
@@ -73,7 +171,7 @@ def message(*headers: bytes, body: bytes = b"x\r\n") -> bytes:
     return asked + tool.packet(b"E") + tool.packet(b"Q")
 
 
-WELCOME = tool.packet(b"O", struct.pack("!III", 6, 0x13, 0x803CF))
+WELCOME = tool.packet(b"O", struct.pack("!III", 6, 0x13, 0x843CB))
 
 
 def test_a_whole_talk_over_a_socket():
@@ -85,7 +183,7 @@ def test_a_whole_talk_over_a_socket():
 
 def test_by_smtp_nothing_is_a_receipt():
     """The envelope tells there; and the diversion does not know a relay client, so that its mail would stay there."""
-    assert talk_over_a_socket(message(b"Subject\0x"), marks=False) == WELCOME + PASSED
+    assert talk_over_a_socket(message(b"Subject\0x"), "smtp") == WELCOME + UNSIGNED
 
 
 def test_a_body_that_the_signer_could_not_answer_for_is_replaced():
@@ -142,7 +240,7 @@ def test_postfix_is_told_the_ascii_form_of_a_domain(key, answer):
     assert asyncio.run(tool.domain_in_ascii("idn", key)) == answer
 
 
-@pytest.mark.parametrize("number", [3, 1])
+@pytest.mark.parametrize("number", [4, 1])
 def test_each_socket_has_its_own_task(monkeypatch, tmp_path, number):
     """In the order of receipt-milter.socket. One that an older playbook wrote has the first alone."""
     paths = [tmp_path / str(place) for place in range(number)]
@@ -159,12 +257,13 @@ def test_each_socket_has_its_own_task(monkeypatch, tmp_path, number):
         for one, path in zip(sockets, paths, strict=True):
             one.bind(str(path))
         monkeypatch.setattr(tool.systemd, "all_listening", lambda _: sockets)
+        monkeypatch.setattr(speakers, "load", lambda: KNOWN)
         running = asyncio.create_task(tool.run())
         await asyncio.sleep(0)
         asked = message(b"Subject\0x")
-        for path, answer in zip(paths, (WELCOME + MARKED, WELCOME + PASSED), strict=False):
+        for path, answer in zip(paths, (WELCOME + MARKED, WELCOME + UNSIGNED), strict=False):
             assert await ask(path, asked, len(answer)) == answer
-        if number == 3:
+        if number == 4:
             key = "idn ada@bücher.example".encode()
             answer = b"28:OK ada@xn--bcher-kva.example,"
             assert await ask(paths[2], b"%d:%s," % (len(key), key), len(answer)) == answer

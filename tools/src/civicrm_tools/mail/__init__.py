@@ -70,6 +70,7 @@ What is submitted here:
 
 `diversion`         divert-submission: the mail of a site that reaches nobody goes to its catcher (sendmail(1))
 `receipts`          receipt-milter: tell receipts, which pass while mailings are held, and prepare mail for the signer
+`speakers`          for whom who submits may speak: what is signed, and what is refused (RFC 5322, 3.6.2)
 `seven_bit`         7-bit and no line above 998 bytes: what a signature needs (RFC 2045, 6; RFC 6376, 5.3)
 
 One-click unsubscribing (RFC 8058) is Apache's and Postfix': roles/one_click.

@@ -1,10 +1,10 @@
 """Hand mail of a site that may not reach anybody to the site's catcher, as Postfix's pipe(8) calls it.
 
 header_checks send a message here when any of its Received lines names such a site, and a message can bring such a line
-with it. Here only the first header counts, which Postfix itself wrote, after those of a signer and of `postsuper -r`:
-of a site with policy catch or hold the message goes to catch@ or hold@SITE.caught.invalid by the listener on loopback,
-which knows no other address; of anybody else on to the recipient, by the service "again". Lines that would send it here
-once more are renamed to X-Submitted-Received.
+with it. Here only the first header counts, which Postfix itself wrote, after those of a signer, of header_checks and of
+`postsuper -r`: of a site with policy catch or hold the message goes to catch@ or hold@SITE.caught.invalid by the
+listener on loopback, which knows no other address; of anybody else on to the recipient, by the service "again". Lines
+that would send it here once more are renamed to X-Submitted-Received.
 
 Receipts come here too, for nobody else may tell that their submitter may send.
 
@@ -69,8 +69,8 @@ def submitter(header: list[bytes], policy: Policy) -> tuple[str, str]:
     """
     host = re.escape(policy.hostname.encode())
     for field in header:
-        # A signer puts its lines on top. What the submitter wrote stands below the line of Postfix.
-        if field.partition(b":")[0].lower() in (b"dkim-signature", b"authentication-results"):
+        # A signer and header_checks put their lines on top. What the submitter wrote stands below the line of Postfix.
+        if field.partition(b":")[0].lower() in (b"dkim-signature", b"authentication-results", b"x-submitted-by"):
             continue
         pickup = re.match(rb"Received: by " + host + rb" \(Postfix, from userid (\d+)\)\n\tid \S+; ", field)
         if pickup and int(pickup[1]) == policy.owner:
