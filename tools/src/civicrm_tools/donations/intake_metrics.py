@@ -7,12 +7,11 @@ it is believed but whole numbers under known names.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from civicrm_tools.core import command, files, metrics
+from civicrm_tools.core import command, files, metrics, paths
 from civicrm_tools.core.command import DONE
 from civicrm_tools.core.metrics import Family
 from civicrm_tools.donations.switch import DIRECTORY as CONFIG
@@ -30,9 +29,7 @@ REFUSALS = (
 def read_counters(path: Path) -> dict[str, int]:
     """The site's counters; empty where there is no such file yet, or it is not one."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            counts = json.loads(file.read(8192))
+        counts = json.loads(paths.read(path, 8192))
         return {name: n for name, n in counts.items() if type(n) is int and n >= 0}
     except (OSError, ValueError, AttributeError):
         return {}
@@ -40,7 +37,7 @@ def read_counters(path: Path) -> dict[str, int]:
 
 def spool(path: Path, now: float) -> tuple[int, int]:
     """Number of donations that wait, and the age of the oldest in seconds; names begin with microseconds since 1970."""
-    names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+    names = sorted(name for name in paths.names(path) if not name.startswith("."))
     first = names[0].partition("-")[0] if names else ""
     return len(names), max(0, int(now - int(first) / 1e6)) if first.isdigit() else 0
 
