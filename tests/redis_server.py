@@ -26,7 +26,9 @@ class RedisServer:
     def __init__(self, directory: Path, users: Iterable[Mapping[str, str]]) -> None:
         self._directory = directory
         self._password = secrets.token_hex()  # by which another test's server is told from this one
-        self._users = [f"{user['name']} reset on #{user['password_sha256']} {user['rules']}" for user in users]
+        self._users = [
+            f"{user['name']} reset on #{user['password_sha256']} {user['rules']} -@scripting" for user in users
+        ]
         others = ["default reset off ~* &* +@all", f"tests reset on >{self._password} ~* &* +@all"]
         (directory / "users.acl").write_text("".join(f"user {user}\n" for user in [*others, *self._users]))
         for self.port in random.sample(PORTS, 5):

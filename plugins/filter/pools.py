@@ -13,8 +13,8 @@ MOST_CHILDREN = 40
 def sized_pools(pools: list[Pool], budget_mb: int, opcache_mb: int) -> list[Pool]:
     """Return the pools with max_children filled in where it is 0 or missing: an equal share of what the others leave.
 
-    budget_mb: for all pools and one OPcache of opcache_mb per PHP version. A pool gets at least one worker; whether all
-    fit is for pool_memory_problem to say.
+    budget_mb: for all pools and an OPcache of opcache_mb of each process manager. A pool gets at least one worker;
+    whether all fit is for pool_memory_problem to say.
     """
     open_pools = [p for p in pools if not p.get("max_children")]
     left = budget_mb - _taken(pools, opcache_mb)
@@ -36,9 +36,9 @@ def pool_memory_problem(pools: list[Pool], budget_mb: int, opcache_mb: int) -> s
 
 
 def _taken(pools: list[Pool], opcache_mb: int) -> int:
-    versions = {p["php_version"] for p in pools}
+    masters = {(p["php_version"], p.get("own_master") and p["name"]) for p in pools}
     pools_mb: int = sum(p.get("max_children", 0) * p["memory_limit_mb"] for p in pools)
-    return pools_mb + len(versions) * opcache_mb
+    return pools_mb + len(masters) * opcache_mb
 
 
 class FilterModule:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from typing import Any
@@ -28,7 +29,7 @@ COMMANDS = (
 # A site's name is its user, its vhost's file and its units: these belong to Debian, or to this package.
 TAKEN = re.compile(
     r"root|daemon|bin|sys|sync|games|man|lp|mail|news|uucp|proxy|www-data|backup|list|irc|nobody|sshd|messagebus"
-    r"|mysql|redis|postfix|dovecot|dovenull|unbound|vmail|mtail|postdrop|opendkim|one-click|newsletter-archive|systemd-.*"
+    r"|mysql|redis|redis-.*|postfix|dovecot|dovenull|unbound|vmail|mtail|postdrop|opendkim|one-click|newsletter-archive|systemd-.*"
 )
 TAKEN_DATABASES = ("mysql", "sys", "test", "root", "information_schema", "performance_schema")
 # Directory of a release that is served, unless the inventory says otherwise.
@@ -130,6 +131,16 @@ def _store_problems(site: Site) -> list[str]:
     return problems
 
 
+def _cache_instance(name: str) -> str:
+    """Return a Redis instance's name, 25 characters at most: its user is redis-<name>, and Linux takes 31."""
+    return f"cache-{name if len(name) <= 19 else f'{name[:10]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}'}"
+
+
+def _own_php(site: Site) -> bool:
+    """Say whether a site has PHP's process manager, and its cache of compiled scripts, for itself: production has."""
+    return bool(site.get("environment") == "production")
+
+
 def live_sites(sites: list[Site], base: str = "/srv/civicrm") -> list[Site]:
     """Return the sites whose state is live, with everything that follows from the name filled in.
 
@@ -154,9 +165,9 @@ def live_sites(sites: list[Site], base: str = "/srv/civicrm") -> list[Site]:
             "release_path": f"{base}/{name}/release-path" if released else "",
             "web": web,
             "pool_environment": {"CIVICRM_ENVIRONMENT": site.get("environment", "production"), "CIVICRM_SITE": name},
-            "socket": f"/run/php/{name}.sock",
-            "cache_instance": f"cache-{name}",
-            "cache_socket": f"/run/redis-cache-{name}/redis.sock",
+            "socket": f"/run/php{f'-fpm-{name}' if _own_php(site) else ''}/{name}.sock",
+            "cache_instance": _cache_instance(name),
+            "cache_socket": f"/run/redis-{_cache_instance(name)}/redis.sock",
             "mail_domain": site["server_name"],
             "bounce_localpart": "civicrm+",
             "application": "none",
@@ -197,6 +208,7 @@ def site_pools(sites: list[Site], max_children: int, memory_limit_mb: int) -> li
             "user": s["user"],
             "group": s["user"],
             "socket": s["socket"],
+            "own_master": _own_php(s),
             "max_children": s.get("php_max_children", max_children),  # 0: from memory
             "memory_limit_mb": s.get("php_memory_limit_mb", memory_limit_mb),
             "environment": s["pool_environment"],
@@ -353,15 +365,18 @@ def api_firewall_entries(sites: list[Site], queue: list[str], payment_networks: 
     queue, payment_networks: addresses, networks or "@set".
     """
     users = [s["user"] for s in sites]
+    serving = [s["user"] for s in sites if s.get("environment", "production") == "production"]
+    trying = [user for user in users if user not in serving]
     purposes = [
-        ("api sites resolve names", ["loopback"], "dns", "The sites ask this host's resolver."),
-        ("donations", queue, "redis", "The donation API pushes donations into the queue."),
-        ("payment providers", payment_networks, "https", "The donation API asks them for payments."),
+        ("api sites resolve names", users, ["loopback"], "dns", "The sites ask this host's resolver."),
+        ("donations", serving, queue, "redis", "The donation API pushes donations into the queue."),
+        ("trial donations", trying, queue, "redis_trial", "Test and staging push into a queue of their own."),
+        ("payment providers", users, payment_networks, "https", "The donation API asks them for payments."),
     ]
     return [
-        {"name": name, "direction": "out", "who": users, "where": where, "service": service, "why": why}
-        for name, where, service, why in purposes
-        if users and where
+        {"name": name, "direction": "out", "who": who, "where": where, "service": service, "why": why}
+        for name, who, where, service, why in purposes
+        if who and where
     ]
 
 

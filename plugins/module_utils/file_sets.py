@@ -270,6 +270,33 @@ def _unique(targets: list[Target]) -> None:
         seen.add(target.path)
 
 
+def refuse_below_lesser_users(targets: list[Target]) -> None:
+    """Raise Refused for a target in a directory that another than root can change: it could be a link by tomorrow.
+
+    A directory that the set itself names counts as the set wants it.
+    """
+    wanted = {target.path: target for target in targets if target.kind == "directory"}
+    for target in targets:
+        if target.kind == "absent":
+            continue
+        for above in map(str, Path(target.path).parents):
+            if above in wanted:
+                holder = wanted[above]
+                mode, uid = holder.mode or 0, holder.uid or 0
+            else:
+                try:
+                    status = os.stat(above)
+                except FileNotFoundError:
+                    continue
+                mode, uid = stat.S_IMODE(status.st_mode), status.st_uid
+            if not set_journal.trusted(os.stat_result((mode, 0, 0, 0, uid, 0, 0, 0, 0, 0))):
+                owner = set_journal.name_of(uid)
+                raise Refused(
+                    f"{target.path}: {owner} can change {above} (mode {mode:04o}), and root writes nothing below a "
+                    "directory of a lesser user: make it root's, or let systemd-tmpfiles or StateDirectory make it"
+                )
+
+
 def apply(payload: dict[str, Any], outcome: Outcome, before_commit: Any = None) -> list[Change]:
     """Compare, check and replace a set; returns the changes (in check mode those that would be made).
 
@@ -287,6 +314,7 @@ def apply(payload: dict[str, Any], outcome: Outcome, before_commit: Any = None) 
         targets, coming = targets_of([entry for entry in files if entry["kind"] != "closed"], check)
         outcome.done += [f"account {account} is to come" for account in coming]
         _unique(targets)
+        refuse_below_lesser_users(targets)
         changes = [change for target in targets if (change := compare(target))]
         for entry in files:
             if entry["kind"] == "closed":

@@ -5,11 +5,11 @@ import pytest
 # systemd's default limit is five starts in ten seconds.
 ROUNDS = 7
 INT = [
-    "apache2", "bounce-breaker", "cron", "dovecot", "mariadb", "mtail", "opendkim", "php7.4-fpm", "postfix",
-    "postfix-pace", "prometheus-node-exporter", "redis-server@queue", "rsyslog", "ssh", "strongswan", "unbound",
+    "apache2", "bounce-breaker", "cron", "dovecot", "mariadb", "mtail", "opendkim", "php-fpm-crm", "php7.4-fpm",
+    "postfix", "postfix-pace", "prometheus-node-exporter", "redis-server@queue", "rsyslog", "ssh", "strongswan", "unbound",
 ]  # fmt: skip
 EXT = [
-    "apache2", "cron", "fail2ban", "php8.4-fpm", "postfix", "prometheus-node-exporter", "rsyslog", "ssh", "strongswan",
+    "apache2", "cron", "fail2ban", "php-fpm-donate-api", "php8.4-fpm", "postfix", "prometheus-node-exporter", "rsyslog", "ssh", "strongswan",
     "unbound",
 ]  # fmt: skip
 

@@ -160,6 +160,66 @@ def test_php_sockets(crm_int, actor, owner):
     assert let_in(crm_int, actor, "connect", CRM[owner]["socket"]) is (actor == "www-data")
 
 
+@pytest.mark.parametrize("owner", CRM)
+@pytest.mark.parametrize("actor", [*CRM, "www-data"])
+def test_php_directories(crm_int, actor, owner):
+    """A session's file has its password for a name; an upload is there before the application has looked at it."""
+    for kind in ("tmp", "sessions"):
+        assert let_in(crm_int, actor, "list", f"/var/lib/php-pools/{owner}/{kind}") is (actor == owner)
+
+
+TMP_PROBE = """<?php
+echo json_encode([sys_get_temp_dir(), ini_get('upload_tmp_dir'), session_save_path(), ini_get('open_basedir')]);
+"""
+
+
+@pytest.mark.mutates
+@pytest.mark.parametrize("site", CRM)
+def test_php_puts_nothing_where_another_site_looks(browse, front_door, crm_int, site):
+    """As PHP itself says it, behind the web server. open_basedir would switch the cache of real paths off."""
+    encoded = base64.b64encode(TMP_PROBE.encode()).decode()
+    crm_int.check_output(f"echo {encoded} | base64 -d >/srv/civicrm/{site}/web/isolation-probe.php")
+    try:
+        _, answer = browse(f"https://{CRM[site]['server_name']}/isolation-probe.php", user=front_door)
+    finally:
+        crm_int.check_output(f"rm /srv/civicrm/{site}/web/isolation-probe.php")
+    place = f"/var/lib/php-pools/{site}"
+    assert json.loads(answer.strip().rsplit("\n", 1)[-1]) == [f"{place}/tmp", f"{place}/tmp", f"{place}/sessions", ""]
+
+
+def test_production_shares_no_process_manager(crm_int):
+    """And so no memory of compiled scripts, which every pool of a process manager maps."""
+    managers = {
+        name: crm_int.check_output(f"systemctl show -P MainPID php-fpm-{name} | grep -vx 0 || echo shared")
+        for name in CRM
+    }
+    for name, site in CRM.items():
+        assert (managers[name] != "shared") is (site["environment"] == "production"), managers
+
+
+def test_root_alone_makes_sockets_for_php(crm_int, crm_ext):
+    """In a directory of the web server root would give away what a link names."""
+    for host in (crm_int, crm_ext):
+        for path in ("/run/php", *host.check_output("ls -d /run/php-fpm-*").split()):
+            assert (host.file(path).user, host.file(path).mode & 0o022) == ("root", 0), path
+
+
+EXT_USERS = [*APIS, "one-click", "newsletter", "www-data"]
+
+
+@pytest.mark.parametrize("owner", [*APIS, "one-click"])
+@pytest.mark.parametrize("actor", EXT_USERS)
+def test_files_on_the_exposed_host(crm_ext, actor, owner):
+    """The queue's password, donations that wait, what was asked for to be unsubscribed, and what PHP puts aside."""
+    places = [("list", f"/var/lib/php-pools/{owner}/tmp"), ("list", f"/var/lib/php-pools/{owner}/sessions")]
+    if owner in APIS:
+        places += [("read", f"/etc/donation-intake/{owner}.json"), ("list", f"/var/lib/donation-intake/{owner}/spool")]
+    else:
+        places += [("list", "/var/lib/one-click")]
+    for action, place in places:
+        assert let_in(crm_ext, actor, action, place) is (actor == owner), place
+
+
 @pytest.mark.parametrize("owner", APIS)
 @pytest.mark.parametrize("actor", [*APIS, "www-data"])
 def test_php_sockets_of_the_donation_apis(crm_ext, actor, owner):
@@ -186,6 +246,34 @@ def test_databases(crm_int, vault, actor, owner):
 def test_caches(crm_int, actor, owner):
     """Write access to a cache is code execution in the site: CiviCRM unserializes what it finds."""
     assert let_in(crm_int, actor, "connect", CRM[owner]["cache_socket"]) is (actor == owner)
+
+
+INSTANCES = ["queue", *(site["cache_instance"] for site in CRM.values())]
+
+
+@pytest.mark.parametrize("owner", INSTANCES)
+@pytest.mark.parametrize("actor", [*INSTANCES, *CRM, "www-data", "redis"])
+def test_stores_of_redis(crm_int, actor, owner):
+    """Each instance is a user of its own: who breaks into one has neither another's data nor its passwords' hashes."""
+    user = f"redis-{actor}" if actor in INSTANCES else actor
+    for action, target in (("list", f"/var/lib/redis-{owner}"), ("read", f"/etc/redis/redis-{owner}.conf")):
+        assert let_in(crm_int, user, action, target) is (actor == owner), target
+    assert crm_int.check_output(f"systemctl show -P User redis-server@{owner}") == f"redis-{owner}"
+
+
+@pytest.mark.parametrize("site", CRM)
+def test_a_cache_runs_no_scripts(crm_int, site):
+    """A script acts on all keys, and blocks the server for as long as it likes; get and set are the control."""
+    cli = f"runuser -u {site} -- redis-cli -s {CRM[site]['cache_socket']}"
+    assert crm_int.check_output(f"{cli} set isolation 1 ex 5") == "OK"
+    for call in (
+        "eval 'return 1' 0",
+        "function list",
+        "script load 'return 1'",
+        "config set dir /tmp",
+    ):
+        assert "NOPERM" in crm_int.check_output(f"{cli} {call}"), call
+    assert "NOPERM" in crm_int.check_output(f"{cli} migrate 127.0.0.1 6379 isolation 0 100")
 
 
 @pytest.mark.parametrize(("actor", "owner"), PAIRS)

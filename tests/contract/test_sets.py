@@ -22,12 +22,20 @@ REPLACED = {
         "user",
         "group",
         "lineinfile",
+        "blockinfile",
+        "replace",
+        "assemble",
+        "unarchive",
+        "get_url",
+        "git",
         "getent",
     )
 }
 EXCEPTIONS = {
     ("site_release", "ansible.builtin.copy"): "archives of a hundred megabytes are no configuration",
     ("site_release", "ansible.builtin.file"): "a directory on the machine that runs Ansible",
+    ("site_release", "ansible.builtin.get_url"): "on the machine that runs Ansible",
+    ("site_release", "ansible.builtin.git"): "on the machine that runs Ansible",
     (
         "postfix_mailing",
         "ansible.builtin.getent",
@@ -50,6 +58,50 @@ def sets():
             for kind in SETS:
                 if kind in task:
                     yield path, task[kind]
+
+
+def entries():
+    """(role, place, entry) of each set, where a place has * for what a variable says."""
+    for path, one in sets():
+        for entry in one.get("entries", []):
+            place = str(entry.get("dest") or "/" + str(entry["src"]).removesuffix(".j2"))
+            place = re.sub(r"\{\{.*?\}\}", "*", place)
+            if place.startswith("/"):  # a filter's whole path is that filter's test
+                yield path.parts[-3], place, entry
+
+
+def test_root_writes_nothing_below_a_directory_that_it_gives_away():
+    """Whoever owns a directory may put a link in the place of what is in it. file_set refuses it on the host, too."""
+    given = {
+        place: f"{role}: {place} is {entry.get('owner', 'root')}'s, mode {entry.get('mode', '0755')}"
+        for role, place, entry in entries()
+        if entry.get("state") == "directory"
+        and (entry.get("owner", "root") != "root" or re.search(r"[2367]\d$|[2367]$", str(entry.get("mode", "0755"))))
+        and not str(entry.get("mode", "0755")).startswith("1")  # sticky: each user just its own
+    }
+    assert len(given) > 3, "the search finds nothing"
+    below = [
+        f"{role}: {place} lies below what is given away: {rule}"
+        for role, place, entry in entries()
+        if entry.get("state") != "absent"
+        for above, rule in given.items()
+        if place.startswith(above + "/")
+    ]
+    assert below == []
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("playbooks/**/*.yml")), ids=lambda p: p.name)
+def test_playbooks_write_on_the_machine_that_runs_them_and_nowhere_else(path):
+    """What comes to a host comes with a role's set, which follows no link."""
+    for play in yaml.safe_load(path.read_text()) or []:
+        if "tasks" not in play or "localhost" in play["hosts"] or play.get("connection") == "local":
+            continue
+        if play.get("vars", {}).get("ansible_connection") == "local":
+            continue
+        for task in [one for part in ("tasks", "pre_tasks", "post_tasks") for one in play.get(part, [])]:
+            for one in [task, *task.get("block", []), *task.get("always", [])]:
+                writes = REPLACED & set(one) - {"ansible.builtin.systemd_service", "ansible.builtin.getent"}
+                assert not writes or one.get("delegate_to") == "localhost", f"{one.get('name')}: {writes}"
 
 
 def test_a_name_is_one_sets():

@@ -420,7 +420,7 @@ def test_donors_need_no_password_and_reach_nothing_of_the_crm(api):
 
 def test_the_api_is_php_of_its_own_pool(api):
     assert "DocumentRoot /srv/donate-api/donate-api/web\n" in api
-    assert 'SetHandler "proxy:unix:/run/php/donate-api.sock|fcgi://donate-api"' in api
+    assert 'SetHandler "proxy:unix:/run/php-fpm-donate-api/donate-api.sock|fcgi://donate-api"' in api
     assert '<If "-f %{REQUEST_FILENAME}">' in api
     directory = re.search(r'<Directory "/srv/donate-api/donate-api/web">(.*?)</Directory>', api, re.DOTALL)[1]
     assert "FallbackResource /index.php" in directory

@@ -60,7 +60,7 @@ def test_every_line_of_ours_is_a_comment_to_php(render):
 def test_a_pool_knows_its_environment(render):
     text = render("php_fpm", POOL, item=CRM | {"environment": {"CIVICRM_ENVIRONMENT": "staging"}})
     assert 'env[CIVICRM_ENVIRONMENT] = "staging"\n' in text
-    assert "env[" not in render("php_fpm", POOL, item=CRM)
+    assert "env[CIVICRM" not in render("php_fpm", POOL, item=CRM)
 
 
 def test_a_new_extension_changes_what_a_running_fpm_is_reloaded_for(render):
@@ -70,3 +70,33 @@ def test_a_new_extension_changes_what_a_running_fpm_is_reloaded_for(render):
         for extensions in (["curl"], ["curl", "intl"])
     )
     assert one != two
+
+
+MASTER = "etc/php/version/fpm/master.conf"
+
+
+def test_a_site_has_directories_of_its_own_for_uploads_sessions_and_temporary_files(render):
+    """/tmp is everybody's: a session file's name is its password."""
+    text = render("php_fpm", POOL, item=CRM)
+    for setting in ("sys_temp_dir", "upload_tmp_dir"):
+        assert f"php_admin_value[{setting}] = /var/lib/php-pools/crm/tmp\n" in text
+    assert "php_admin_value[session.save_path] = /var/lib/php-pools/crm/sessions\n" in text
+    made = render("php_fpm", "etc/tmpfiles.d/civicrm-php.conf", php_fpm_pools=[CRM])
+    assert "d /var/lib/php-pools/crm/sessions 0700 crm crm 2d\n" in made
+    assert "d /var/lib/php-pools/crm 0750 root crm\n" in made
+
+
+def test_root_makes_sockets_in_a_directory_of_its_own(render):
+    """The package gives /run/php to the web server, in which root would then change the owner of what a link names."""
+    assert "d /run/php 0755 root root\n" in render("php_fpm", "etc/tmpfiles.d/php-fpm.conf")
+
+
+def test_a_pool_with_its_own_process_manager_shares_no_cache_of_scripts(render):
+    """OPcache is one memory that all pools of a process manager map, and PHP with open_basedir forgets real paths."""
+    item = {key: value for key, value in CRM.items() if key != "socket"} | {"own_master": True}
+    text = render("php_fpm", MASTER, item=item)
+    assert "\npid = /run/php-fpm-crm/fpm.pid\n" in text and text.count("[crm]") == 1
+    assert "listen = /run/php-fpm-crm/crm.sock\n" in text
+    unit = render("php_fpm", "etc/systemd/system/php-fpm-site.service", item=item)
+    assert "--fpm-config /etc/php/8.4/fpm/civicrm-master-crm.conf\n" in unit
+    assert "open_basedir" not in text

@@ -30,7 +30,9 @@ def state(tmp_path, monkeypatch):
     monkeypatch.setattr(journal, "STATE", str(tmp_path / "state"))
     monkeypatch.setattr(journal, "SCRATCH", str(tmp_path / "scratch"))
     # pytest's own directories are a user's: here they stand for root's.
-    monkeypatch.setattr(journal, "trusted", lambda status: not status.st_mode & stat.S_IWOTH)
+    monkeypatch.setattr(
+        journal, "trusted", lambda status: status.st_mode & (stat.S_IWOTH | stat.S_ISVTX) != stat.S_IWOTH
+    )
     return tmp_path / "state"
 
 
@@ -118,18 +120,42 @@ def test_a_refused_file_leaves_the_whole_set_as_it_was(tmp_path, kind):
     assert not list((tmp_path / "scratch").iterdir())
 
 
-def test_a_link_that_a_lesser_user_planted_is_refused(tmp_path):
-    """Root does not write where another user's link points."""
+def test_root_writes_nothing_below_a_directory_of_a_lesser_user(tmp_path):
+    """What is a directory today may be a link tomorrow; the message names who could make it one, and the rule."""
     theirs = tmp_path / "theirs"
     theirs.mkdir(mode=0o777)
     theirs.chmod(0o777)  # stands for a directory that a lesser user can change
     (tmp_path / "etc/passwd").write_text("root\n")
     (theirs / "file").symlink_to(tmp_path / "etc/passwd")
     (theirs / "directory").symlink_to(tmp_path / "etc")
-    for dest in (theirs / "file", theirs / "directory/passwd"):
-        with pytest.raises(journal.Refused, match="symbolic link in a directory of"):
+    (theirs / "plain").mkdir()
+    for dest in (theirs / "file", theirs / "new", theirs / "directory/passwd", theirs / "plain/new"):
+        with pytest.raises(journal.Refused, match=r"can change .*theirs .mode 0777.*, and root writes nothing below"):
             apply(file(dest))
     assert (tmp_path / "etc/passwd").read_text() == "root\n"
+    assert not (theirs / "plain/new").exists()
+
+
+def test_a_directory_of_the_set_counts_as_the_set_wants_it(tmp_path):
+    """A host from before is put right by the set itself; and no set makes a directory only to write below it."""
+    place = tmp_path / "place"
+    place.mkdir()
+    place.chmod(0o777)
+    directory = {**file(place), "kind": "directory", "mode": "0755"}
+    apply(directory, file(place / "a"))
+    assert stat.S_IMODE(place.stat().st_mode) == 0o755
+    with pytest.raises(journal.Refused, match="mode 0777"):
+        apply({**directory, "mode": "0777"}, file(place / "b"))
+
+
+def test_a_link_that_a_lesser_user_planted_is_not_followed(tmp_path):
+    """Not by what reads and closes, either."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    theirs.chmod(0o777)
+    (theirs / "directory").symlink_to(tmp_path / "etc")
+    with pytest.raises(journal.Refused, match="symbolic link in a directory of"):
+        journal.status_of(str(theirs / "directory/passwd"))
 
 
 def test_a_user_may_pass_a_directory_and_not_list_it(tmp_path):
@@ -345,7 +371,10 @@ def dies_after(calls, work):
 
         for name in CALLS:
             setattr(os, name, counted(getattr(os, name)))
-        work()
+        try:
+            work()
+        except BaseException:  # a second pytest must not go on
+            os._exit(1)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from civicrm_tools.core import files
+from civicrm_tools.core import files, paths
 
 DIRECTORY = Path("/var/lib/prometheus/node-exporter")
 
@@ -65,7 +65,7 @@ def write(path: Path, families: Iterable[Family]) -> bool:
 def read(path: Path) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     """Return what `parse` finds in a file; empty where there is none."""
     try:
-        return parse(path.read_text())
+        return parse(paths.read(path).decode())
     except (OSError, ValueError):
         return {}
 

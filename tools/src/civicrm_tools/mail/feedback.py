@@ -19,10 +19,10 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import unquote
 
+from civicrm_tools.core.paths import READ_LIMIT
 from civicrm_tools.mail import automatic, feedback_types, parts, quoting
 from civicrm_tools.mail.addresses import Address
 from civicrm_tools.mail.feedback_types import ACT, SHOW
-from civicrm_tools.mail.maildir import READ_LIMIT
 from civicrm_tools.mail.parts import MESSAGES, Part, decoded
 from civicrm_tools.mail.provider_table import DEFAULT
 from civicrm_tools.mail.return_path import Settings, Site

@@ -16,21 +16,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from civicrm_tools.core import paths
+
 # Of one message no more is read: reports and DSNs say what they have to say at their beginning.
-READ_LIMIT = 4 * 1024 * 1024
-READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-
-
-def read_head(path: Path | str | int, limit: int = READ_LIMIT, dir_fd: int | None = None) -> bytes:
-    """The first `limit` bytes of a file, which is no link. Raises OSError."""
-    descriptor = path if isinstance(path, int) else os.open(path, READ, dir_fd=dir_fd)
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(f"{path}: no regular file")
-        return file.read(limit)
-
-
-DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+from civicrm_tools.core.paths import DIRECTORY, READ_LIMIT
 
 
 def _make_directory(name: str, parent: int, owner: os.stat_result) -> int:
@@ -66,7 +55,7 @@ class Folder:
     @contextmanager
     def _top(self) -> Iterator[int]:
         """A descriptor of the folder's directory. Raises OSError, also where a link stands in the way."""
-        descriptor = os.open(self.maildir, DIRECTORY)
+        descriptor = paths.directory(self.maildir)
         try:
             if self.name:
                 below = os.open(f".{self.name}", DIRECTORY, dir_fd=descriptor)
@@ -141,7 +130,7 @@ class Folder:
         """Number of messages, without a look at each."""
         total = 0
         for subdirectory in ("new", "cur"):
-            with suppress(FileNotFoundError), os.scandir(self.path / subdirectory) as names:
+            with suppress(FileNotFoundError), self.opened(subdirectory) as descriptor, os.scandir(descriptor) as names:
                 total += sum(1 for name in names if not name.name.startswith("."))
         return total
 
@@ -153,7 +142,7 @@ class Folder:
     def read(self, entry: Entry, limit: int = READ_LIMIT) -> bytes:
         """The beginning of a message. Raises OSError, such as FileNotFoundError when Dovecot has renamed it."""
         with self.opened(entry.subdirectory) as descriptor:
-            return read_head(entry.name, limit, dir_fd=descriptor)
+            return paths.read_below(descriptor, entry.name, limit)
 
     def move(self, entry: Entry, target: Folder, name: str | None = None) -> bool:
         """Move a message as unread into `target`; False where it has gone or been renamed meanwhile.
@@ -171,8 +160,10 @@ class Folder:
     def wrap(self, entry: Entry, head: bytes, tail: bytes) -> None:
         """Put a message between two texts; it is on the disk before it takes the old one's place. Raises OSError."""
         with self.opened(entry.subdirectory) as place, self.opened("tmp") as tmp:
-            source = os.open(entry.name, READ, dir_fd=place)
-            flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+            source = os.open(entry.name, paths.FILE, dir_fd=place)
+            with suppress(FileNotFoundError):
+                os.unlink(entry.name, dir_fd=tmp)  # of a run that was cut off, or a FIFO that would hold this one up
+            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
             with (
                 os.fdopen(source, "rb") as old,
                 os.fdopen(os.open(entry.name, flags, 0o600, dir_fd=tmp), "wb") as new,

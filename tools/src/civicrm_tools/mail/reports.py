@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sqlite3
 import sys
 from collections.abc import Iterator, Sequence
@@ -27,13 +26,14 @@ from typing import Any, NamedTuple
 
 from civicrm_tools.core import command, metrics
 from civicrm_tools.core.command import Failure
+from civicrm_tools.core.paths import READ_LIMIT
 from civicrm_tools.mail import deliveries
 from civicrm_tools.mail.complainants import resolve
 from civicrm_tools.mail.complaint_metrics import families
 from civicrm_tools.mail.feedback import Report, examine
 from civicrm_tools.mail.feedback_types import ACT
 from civicrm_tools.mail.journal import open_state
-from civicrm_tools.mail.maildir import READ_LIMIT, Folder, read_head
+from civicrm_tools.mail.maildir import Folder
 from civicrm_tools.mail.opt_outs import SCHEMA, Actions
 from civicrm_tools.mail.return_path import SETTINGS, Settings, load_settings
 
@@ -64,9 +64,9 @@ def inputs(paths: list[str]) -> Iterator[tuple[str, bytes, bool, Any]]:
                     with suppress(FileNotFoundError):
                         yield f"{path}/new/{entry.name}", folder.read(entry), entry.size > READ_LIMIT, (folder, entry)
         else:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            size = os.fstat(descriptor).st_size
-            yield path, read_head(descriptor), size > READ_LIMIT, None
+            with Path(path).open("rb") as file:  # the caller's own word: a FIFO of their shell, perhaps
+                raw = file.read(READ_LIMIT + 1)
+            yield path, raw[:READ_LIMIT], len(raw) > READ_LIMIT, None
 
 
 def describe(report: Report) -> str:

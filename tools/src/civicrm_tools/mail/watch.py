@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from civicrm_tools.core import command, metrics
+from civicrm_tools.core import command, metrics, paths
 from civicrm_tools.core.locks import locked
 from civicrm_tools.core.metrics import Family, gauge
 from civicrm_tools.core.run import ProgramFailed, run
@@ -31,6 +31,8 @@ from civicrm_tools.mail.return_path import SETTINGS, Settings, Site, load_settin
 from civicrm_tools.mail.verdict import NOBODY, US
 
 NAME = "mailbox-watch"
+# Some hundred thousand messages.
+UIDLIST_LIMIT = 64 << 20
 
 # Folder below INBOX for each name in the metrics. The application makes processed and ignored.
 FOLDERS = {
@@ -204,10 +206,9 @@ def in_order(folder: Folder) -> list[Entry]:
     """A folder's messages as IMAP numbers them, by Dovecot's list of UIDs; those that are not in it yet come last."""
     numbers = {}
     try:
-        with (folder.path / "dovecot-uidlist").open(encoding="latin-1") as lines:
-            for line in lines:
-                if found := re.match(r"(\d+) (?:[^:]*)?:(.+)$", line):
-                    numbers[base(found[2])] = int(found[1])
+        for line in paths.read(folder.path / "dovecot-uidlist", UIDLIST_LIMIT).decode("latin-1").splitlines():
+            if found := re.match(r"(\d+) (?:[^:]*)?:(.+)$", line):
+                numbers[base(found[2])] = int(found[1])
     except OSError:
         numbers = {}
     return sorted(

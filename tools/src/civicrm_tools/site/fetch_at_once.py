@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from civicrm_tools.core import command
+from civicrm_tools.core import command, paths
 from civicrm_tools.core.command import DONE
 from civicrm_tools.core.systemd import systemctl
 
@@ -31,7 +31,7 @@ def messages(maildir: Path) -> set[str]:
     names = set()
     for part in ("new", "cur"):
         try:
-            names |= {path.name.partition(":2,")[0] for path in (maildir / part).iterdir()}
+            names |= {name.partition(":2,")[0] for name in paths.names(maildir / part)}
         except OSError:
             continue  # a mailbox that never had mail
     return names
