@@ -6,11 +6,12 @@ import pytest
 ROUNDS = 7
 INT = [
     "apache2", "bounce-breaker", "cron", "dovecot", "mariadb", "mtail", "opendkim", "php-fpm-crm", "php7.4-fpm",
-    "postfix", "postfix-pace", "prometheus-node-exporter", "redis-server@queue", "rsyslog", "ssh", "strongswan", "unbound",
+    "postfix", "postfix-pace", "prometheus-node-exporter", "redis-server@queue", "rsyslog", "ssh", "strongswan",
+    "unbound",
 ]  # fmt: skip
 EXT = [
-    "apache2", "cron", "fail2ban", "php-fpm-donate-api", "php8.4-fpm", "postfix", "prometheus-node-exporter", "rsyslog", "ssh", "strongswan",
-    "unbound",
+    "apache2", "cron", "fail2ban", "php-fpm-donate-api", "php8.4-fpm", "postfix", "prometheus-node-exporter", "rsyslog",
+    "ssh", "strongswan", "unbound",
 ]  # fmt: skip
 
 # Kills every unit's main process, and waits until each has another one, for so many rounds. Prints who stays dead.

@@ -170,3 +170,24 @@ def test_what_postfix_does_not_take_is_not_answered_with_success(browse, crm_ext
         assert re.search(r"(?im)^retry-after: ", answer)
     finally:
         crm_ext.check_output("cp -p /run/acceptance-main.cf /etc/postfix/main.cf && rm /run/acceptance-main.cf")
+
+
+@pytest.mark.mutates
+@pytest.mark.alone
+def test_while_postfix_does_not_run_a_post_is_refused_and_seen(browse, crm_ext, readers):
+    """It was answered 200, and the wish waited unseen (N5, N51)."""
+    url = list(readers.values())[3]
+    crm_ext.check_output("systemctl stop postfix.service")
+    try:
+        status, answer = browse(url, data=FORM)
+        crm_ext.check_output("systemctl start one-click-metrics.service")
+        text = crm_ext.file("/var/lib/prometheus/node-exporter/postfix_queues.prom").content_string
+    finally:
+        crm_ext.check_output("systemctl start postfix.service")
+    assert status == 503, answer
+    assert 'postfix_up{postfix_instance="postfix"} 0' in text
+    assert browse(url, data=FORM)[0] == 200
+    crm_ext.check_output("systemctl start one-click-metrics.service")
+    text = crm_ext.file("/var/lib/prometheus/node-exporter/postfix_queues.prom").content_string
+    assert 'postfix_up{postfix_instance="postfix"} 1' in text
+    assert 'postfix_queue_length{postfix_instance="postfix",queue="hold"} 0' in text

@@ -72,7 +72,8 @@ def batch(crm_int):
     for command in ("mailing resume --at-once", "mailing on --at-once"):
         done = crm_int.run(command)
         assert done.rc == 0, done.stderr
-    assert json.loads(crm_int.check_output("mailing status --json"))["sending"] == "everything"
+    left = json.loads(crm_int.run("mailing status --json").stdout)
+    assert (left["panic"], left["off"]) == (None, None)
 
 
 @pytest.fixture
@@ -189,7 +190,9 @@ def test_panic_under_load_and_resume(batch, crm_int, world, eventually):
         assert left == [], "only what was in flight may have left"
         assert len(received(world, batch)) + batch.on_hold() == 100
         assert metric(crm_int, "mailing_panic") == 1
-        status = json.loads(crm_int.check_output("mailing status --json"))
+        done = crm_int.run("mailing status --json")
+        status = json.loads(done.stdout)
+        assert done.rc == 3
         assert (status["sending"], status["panic"]["reason"]) == ("nothing", "test")
         crm_int.check_output("mailing resume --at-once")
         eventually(lambda: len(received(world, batch)) == 100)
@@ -199,6 +202,52 @@ def test_panic_under_load_and_resume(batch, crm_int, world, eventually):
         assert metric(crm_int, "mailing_panic") == 0
     finally:
         crm_int.run(f"systemctl stop tools-submit.service; postsuper -d {theirs}")
+
+
+@pytest.mark.alone
+def test_panic_off_resume_on_strand_nothing(batch, crm_int, world, eventually):
+    """68 of 72 messages stayed on hold for ever while both ends said 0 (S24, N3)."""
+    world.check_output("systemctl stop fake-provider@refusing.service")
+    try:
+        batch.submit(6, "refusing.test")
+        eventually(lambda: list(batch.queued().values()) == ["deferred"] * 6)
+        before = json.loads(crm_int.check_output("postfix-queues-sizes --json"))["postfix"]["hold"]
+        crm_int.check_output("mailing panic && mailing off")
+        assert batch.on_hold() == 6
+        said = crm_int.check_output("mailing resume --at-once")
+        assert f"0 messages released, {6 + before} messages on hold (" in said
+        assert "6 of mailings, which are off" in said
+        assert batch.on_hold() == 6
+        said = crm_int.check_output("mailing on --at-once").splitlines()[-1]
+        assert "6 messages released" in said
+    finally:
+        world.check_output("systemctl start fake-provider@refusing.service")
+    assert batch.on_hold() == 0
+    crm_int.check_output("postqueue -f")
+    eventually(lambda: len(received(world, batch)) == 6)
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize(
+    "unit, says",
+    [
+        ("postfix.service", "postfix is not running; since 20"),
+        ("opendkim.service", "the milter at /run/opendkim/opendkim.sock does not answer"),
+        ("civicrm-crm-process-mailing.timer", "civicrm-crm-process-mailing.timer is stopped: nobody starts"),
+    ],
+)
+def test_status_names_what_was_stopped(crm_int, unit, says):
+    """It said "on: mailings are sent" and ended with 0 (N51)."""
+    assert says not in crm_int.run("mailing status").stdout
+    crm_int.check_output(f"systemctl stop {unit}")
+    try:
+        done = crm_int.run("mailing status")
+    finally:
+        crm_int.check_output(f"systemctl start {unit}")
+    assert done.rc == 3, done.stdout
+    assert says in done.stdout
+    assert "\n  next: systemctl " in done.stdout
+    assert says not in crm_int.run("mailing status").stdout
 
 
 @pytest.mark.alone

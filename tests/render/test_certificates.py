@@ -27,7 +27,7 @@ def test_the_command_reads_what_the_role_writes(render, tmp_path):
 def test_a_bad_certificate_is_no_failed_unit(render):
     """The metric tells; a failed unit would only tell it twice."""
     unit = render("certificates", "etc/systemd/system/certificate-expiry.service")
-    assert "SuccessExitStatus=1\n" in unit
+    assert "SuccessExitStatus=3\n" in unit
     assert "--output /var/lib/prometheus/node-exporter/certificates.prom\n" in unit
     assert "OnCalendar=hourly UTC\n" in render("certificates", "etc/systemd/system/certificate-expiry.timer")
 

@@ -18,3 +18,11 @@ def test_each_measure_is_a_file_of_node_exporters_directory(render):
 
 def test_twice_a_minute(render):
     assert "OnCalendar=*:*:0/30 UTC\n" in render("mail_tools", "etc/systemd/system/mail-tools-metrics.timer")
+
+
+def test_the_queue_of_the_host_that_takes_unsubscribes_is_measured_too(render):
+    """A wish waited there, unseen, while Postfix was dead."""
+    text = render("one_click", "etc/systemd/system/one-click-metrics.service")
+    (directory,) = re.findall(r"^ConditionPathIsDirectory=(.*)$", text, re.M)
+    assert f"ExecStart=/usr/local/sbin/postfix-queues-sizes --output {directory}/postfix_queues.prom\n" in text
+    assert "OnCalendar=*:*:0/30 UTC\n" in render("one_click", "etc/systemd/system/one-click-metrics.timer")

@@ -176,7 +176,7 @@ def test_metrics_name_each_daemon_and_one_that_is_away_has_no_days(module, pem, 
         shown = [{"server_name": "crm.test", "address": "127.0.0.1", "port": p} for p in (port, away)]
         config.write_text(json.dumps({"shown": shown}))
         monkeypatch.setattr(module, "CONFIG", config)
-        assert module.main(["--output", str(output)]) == 1
+        assert module.main(["--output", str(output)]) == 3
     samples = dict(line.rsplit(" ", 1) for line in output.read_text().splitlines() if line[0] != "#")
     assert samples[f'certificate_shown{{name="crm.test",port="{port}"}}'] == "1"
     assert samples[f'certificate_shown{{name="crm.test",port="{away}"}}'] == "0"
@@ -195,7 +195,7 @@ def test_what_is_shown_as_json(module, pem, tmp_path, monkeypatch, capsys):
             json.dumps({"shown": [{"server_name": "crm.test", "address": "127.0.0.1", "port": port}]})
         )
         monkeypatch.setattr(module, "CONFIG", tmp_path / "config.json")
-        assert module.main(["--json"]) == 1
+        assert module.main(["--json"]) == 3
     (row,) = json.loads(capsys.readouterr().out)
     assert row.pop("days") == pytest.approx(3, abs=0.02)
     assert row.pop("problem").startswith("not trusted")
@@ -207,5 +207,5 @@ def test_a_broken_configuration_is_one_line(module, tmp_path, monkeypatch, capsy
     path = tmp_path / "config.json"
     path.write_text(config)
     monkeypatch.setattr(module, "CONFIG", path)
-    assert module.main([]) == 2
+    assert module.main([]) == 1
     assert capsys.readouterr().err.startswith(f"certificate-expiry: {path}: ")

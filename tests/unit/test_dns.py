@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 import subprocess
 
 import pytest
+import yaml
 from ansible.errors import AnsibleFilterError
-from loading import load
+from loading import ROOT, load
 
 dns = load("plugins/filter/dns.py")
 secrets = load("plugins/filter/secrets.py")
@@ -170,3 +172,21 @@ def test_only_sites_that_deliver_are_signed_for_and_a_broken_entry_is_left_to_th
         {"server_name": "e.example.org", "mail_polcy": "deliver"},
     ]
     assert dns.delivering_domains(sites) == ["a.example.org", "m.example.org"]
+
+
+def test_records_are_printed_as_a_zone_file_wants_them(tmp_path):
+    """A line that begins with a space belongs to the name above it: pasted, such a zone was wrong."""
+    text = 'crm 300 IN A 192.0.2.1\n; a comment with a "quote"\nwww 300 IN CNAME crm'
+    play = [{"hosts": "all", "gather_facts": False, "connection": "local", "tasks": [{"print_text": {"text": text}}]}]
+    (tmp_path / "play.json").write_text(json.dumps(play))
+    done = subprocess.run(
+        ["ansible-playbook", "-i", "localhost,", str(tmp_path / "play.json")],
+        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert f"\n{text}\n" in done.stdout
+
+
+def test_the_playbook_prints_them_so():
+    (play,) = yaml.safe_load((ROOT / "playbooks/dns.yml").read_text())
+    assert [task for task in play["tasks"] if "print_text" in task]

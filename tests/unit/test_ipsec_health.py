@@ -138,13 +138,13 @@ def test_one_of_two_sas_is_enough(host):
 )
 def test_a_peer_without_sas_is_named(host, capsys, sas, problem):
     host.sas = sas
-    assert host.main() == 1
+    assert host.main() == 3
     assert f"peer b: {problem}" in capsys.readouterr().out
 
 
 def test_sas_without_an_answer_are_not_enough(host, capsys):
     host.answers = False
-    assert host.main() == 1
+    assert host.main() == 3
     assert "peer b: no answer from 10.0.0.2, fd00::2" in capsys.readouterr().out
 
 
@@ -171,7 +171,7 @@ def test_a_guard_that_is_not_the_files_is_loaded_at_once(host, capsys, break_gua
 
 def test_a_guard_that_cannot_be_loaded_is_an_alert(host, capsys):
     host.table, host.heals_guard = None, False
-    assert host.main("--repair") == 1
+    assert host.main("--repair") == 3
     assert "guard: missing: could not be loaded" in capsys.readouterr().out
     assert host.sample("ipsec_guard_loaded") == "0"
 
@@ -263,7 +263,7 @@ def test_without_a_directory_there_are_no_metrics(host):
 @pytest.mark.parametrize("config", ["", "{}", '{"own": [], "peers": [], "certificates": {}}'])
 def test_a_broken_configuration_is_one_line(host, module, capsys, config):
     module.CONFIG.write_text(config)
-    assert module.main([]) == 2
+    assert module.main([]) == 1
     assert capsys.readouterr().err.startswith(f"ipsec-health: {module.CONFIG}: ")
 
 
@@ -284,7 +284,7 @@ def test_days_left_are_read_from_the_certificate(module, tmp_path, days):
 def test_a_certificate_that_runs_out_is_not_healthy(host, module, tmp_path, monkeypatch):
     monkeypatch.setattr(ipsec_link, "days_left", lambda path, now: 13.0)
     host.config["certificates"] = {"host": str(tmp_path / "x")}
-    assert host.main() == 1
+    assert host.main() == 3
 
 
 def test_an_unreadable_certificate_counts_as_expired(module, tmp_path):
@@ -313,7 +313,7 @@ def test_peers_are_pinged_from_the_inner_address_of_each_family(monkeypatch):
 def test_reauthentication_waits_for_a_new_sa(host, module, monkeypatch, capsys):
     """The old one is no proof of the new keys."""
     monkeypatch.setattr(module.time, "sleep", lambda seconds: setattr(host, "now", host.now + seconds))
-    assert host.main("--reauthenticate", "b") == 1
+    assert host.main("--reauthenticate", "b") == 3
     assert "peer b: no new SA" in capsys.readouterr().err
 
     def later(seconds: float) -> None:

@@ -30,10 +30,12 @@ class Page:
         self.place, self.state, self.outbox = place, place / "state", place / "outbox"
         self.state.mkdir()
         self.sendmail("exit 0")
+        program(place / "postqueue", "exit 0")
         (place / "request.php").write_text(REQUEST)
         config = {
             "localpart": "civicrm+", "mail_domain": "crm.example.org",
             "state": str(self.state), "sendmail": str(place / "sendmail"),
+            "postqueue": str(place / "postqueue"), "patience": 1.5,
         }  # fmt: skip
         (place / "site.json").write_text(json.dumps(config))
 
@@ -117,3 +119,25 @@ def test_the_notes_name_nobody(page):
     assert page.post() == 200
     (notes,) = page.state.iterdir()
     assert "26d7b951968ebe4b" not in notes.read_text()
+
+
+def test_while_postfix_is_down_nobody_is_told_that_it_is_done(page):
+    """sendmail succeeds all the same, and the wish waited unseen for ever (N5)."""
+    program(page.place / "postqueue", "exit 69")
+    assert page.post() == 503
+    assert page.sent() == []
+    program(page.place / "postqueue", "exit 0")
+    assert page.post() == 200
+
+
+def test_a_restart_of_postfix_is_waited_for(page):
+    """Mail programs do not try again: a second without Postfix loses no wish."""
+    program(page.place / "postqueue", f"test -e {page.place}/again || {{ touch {page.place}/again; exit 69; }}")
+    assert page.post() == 200
+
+
+def test_of_a_long_queue_only_the_beginning_is_read(page):
+    program(page.place / "postqueue", "trap 'exit 1' PIPE; while :; do echo '{}' || exit 1; done")
+    began = time.monotonic()
+    assert page.post() == 200
+    assert time.monotonic() - began < 10

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -64,7 +65,7 @@ def test_every_queue_is_printed_even_at_zero(one_instance, capsys):
     ]
     assert 'postfix_queue_length{postfix_instance="postfix",queue="hold"} 1' in lines
     assert 'postfix_queue_length{postfix_instance="postfix",queue="active"} 0' in lines
-    assert len(lines) == 2 + len(QUEUES)
+    assert len(lines) == 2 + len(QUEUES) + 3
 
 
 def test_json_says_the_same(one_instance, capsys):
@@ -122,3 +123,25 @@ def test_a_hundred_thousand_files_in_less_than_two_seconds(spool):
     began = time.process_time()
     assert postfix.count(f"{spool}/deferred") == 100_000
     assert time.process_time() - began < 2
+
+
+def test_whether_postfix_runs_is_told_without_its_commands(one_instance, capsys, tmp_path):
+    """The number that a dead master left may be another program's by now."""
+    (one_instance / "pid").mkdir()
+    master = tmp_path / "master"
+    master.symlink_to("/bin/sleep")
+    for argv, is_up in (([str(master), "60"], 1), (["/bin/sleep", "60"], 0)):
+        process = subprocess.Popen(argv)
+        try:
+            (one_instance / "pid" / "master.pid").write_text(f"{process.pid:>14}\n")
+            # The kernel names a program a moment after it has started.
+            deadline = time.monotonic() + 10
+            while Path(f"/proc/{process.pid}/comm").read_text().strip() != Path(argv[0]).name:
+                assert time.monotonic() < deadline
+            assert tool.main([]) == 0
+        finally:
+            process.kill()
+            process.wait()
+        assert f'postfix_up{{postfix_instance="postfix"}} {is_up}\n' in capsys.readouterr().out
+    assert tool.main([]) == 0
+    assert 'postfix_up{postfix_instance="postfix"} 0' in capsys.readouterr().out

@@ -224,7 +224,7 @@ def test_rotated_files_come_oldest_first(tmp_path):
 @pytest.mark.parametrize(
     "arguments, status, error",
     [
-        (["nobody@nowhere.test"], 1, "nothing about nobody@nowhere.test in 3 log files"),
+        (["nobody@nowhere.test"], 3, "nothing about nobody@nowhere.test in 3 log files"),
         (["two words"], 2, "no queue ID, Message-ID or address"),
         ([""], 2, "no queue ID"),
         ([], 2, "KEY"),
@@ -241,7 +241,7 @@ def test_each_mistake_is_one_line(log, run, arguments, status, error):
 
 def test_nothing_found_is_still_json(log, run):
     status, said, _ = run(main, "--json", "nobody@nowhere.test")
-    assert status == 1
+    assert status == 3
     assert json.loads(said) == {"key": "nobody@nowhere.test", "groups": []}
 
 

@@ -13,10 +13,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
-DONE = 0
-FAILED = 1
-USAGE = 2
-INTERRUPTED = 130
+# The rule that every command follows; sysexits.h where another program asks for it (divert-submission).
+DONE = 0  # done, or all is well; also where there was nothing to do, and a list of nothing
+FAILED = 1  # it could not be done, or could not be told
+USAGE = 2  # wrong arguments
+NO = 3  # it was looked, and the answer is no: nothing is there that was asked for, or what was checked is not well
+PANIC = 4  # ended because somebody called a panic
+INTERRUPTED = 130  # Ctrl-C or SIGTERM
 
 AGE = re.compile(r"(?P<number>\d+)(?P<unit>[smhdw]?)")
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}

@@ -1,6 +1,6 @@
 """Compare the inventory's list of donation campaigns with what CiviCRM knows. Needs root.
 
-Exit status 0 if they agree, 1 if not, 2 if CiviCRM cannot be asked. A donation is recorded in any case: without its
+Exit status 0 if they agree, 3 if not, 1 if CiviCRM cannot be asked. A donation is recorded in any case: without its
 campaign in CiviCRM only its source names it.
 """
 
@@ -15,7 +15,6 @@ from civicrm_tools.donations.civicrm import Api, ApiGone, ApiRefused
 from civicrm_tools.donations.config import Config, campaigns, queues
 
 NAME = "donation-campaigns"
-UNKNOWN = 2
 
 
 def differences(api: Api, wanted: list[dict[str, str]]) -> list[dict[str, Any]]:
@@ -67,8 +66,8 @@ def body(argv: Sequence[str] | None) -> int:
         for queue, found in result.items():
             lines = [f"{queue}: campaign {d['name']}: {d['problem']}" for d in found]
             print("\n".join(lines or [f"{queue}: CiviCRM knows all campaigns"]))
-    return int(any(result.values()))
+    return command.NO if any(result.values()) else command.DONE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return command.run(NAME, body, argv, also=(ApiGone, ApiRefused), failed=UNKNOWN)
+    return command.run(NAME, body, argv, also=(ApiGone, ApiRefused))

@@ -131,6 +131,8 @@ def show_dead(queue: Queue, as_json: bool) -> int:
         text = json.dumps([job for _, job in found], indent=2, ensure_ascii=False)
         print("\n".join(map(form.visible, text.split("\n"))))
     else:
+        if not found:
+            command.tell(NAME, "there is no dead letter")
         for text, job in found:
             line = f"{identity(text):32}  {job.get('tries', 0)} tries  {job.get('reason', '')}"
             print(form.visible(line))
@@ -168,9 +170,9 @@ def body(argv: Sequence[str] | None) -> int:
         return show_dead(queue, options.json)
     done = decide(queue, options.id, {"retry": retry, "drop": drop}[options.command])
     print("\n".join(done) if done else f"no dead letter {options.id!r} in {options.queue}")
-    return int(not done)
+    return DONE if done else command.NO
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 1 where Redis or a configuration cannot be read, or nothing was done."""
+    """Exit status 1 where Redis or a configuration cannot be read, 3 where there is no such dead letter."""
     return command.run(NAME, body, argv, also=(RedisError,))

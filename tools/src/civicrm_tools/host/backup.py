@@ -154,6 +154,8 @@ def show(config: Config, as_json: bool) -> None:
         found = Remote(config, scratch).snapshots()
         if as_json:
             print(json.dumps(found, indent=2))
+        elif not found:
+            command.tell(NAME, "there is no snapshot on the backup host")
         for name, manifest in {} if as_json else found.items():
             if manifest is None:
                 print(f"{name}  INCOMPLETE")
@@ -202,10 +204,22 @@ def select(
     return chosen[0], chosen[1]
 
 
+def last_made(config: Config) -> str:
+    """Return the name of the last snapshot that this host made, "" on one that has made none."""
+    try:
+        return files.read_json(config.stamp, lambda raw: str(raw["snapshot"]))
+    except files.Unreadable:
+        return ""
+
+
 def restore(config: Config, snapshot: str, databases: list[str], paths: list[str], unauthenticated: bool) -> None:
     with exclusive(config) as scratch:
         remote = Remote(config, scratch)
         name, manifest = snapshots.choose(remote.snapshots(), snapshot, unauthenticated)
+        if snapshot == "latest" and (newer := last_made(config)) > name:
+            command.tell(
+                NAME, f"warning: the last snapshot that this host made is {newer}, and the backup host lacks it"
+            )
         if manifest["seal"] != snapshots.OURS:
             command.tell(NAME, f"warning: snapshot {name} {snapshots.UNBELIEVED[manifest['seal']]}")
         dumps, archives = select(config, manifest, databases, paths)

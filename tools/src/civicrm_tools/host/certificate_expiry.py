@@ -2,7 +2,7 @@
 
 Asks each address with openssl, as a client would: so a daemon that still shows its old certificate, a wrong one, and a
 name that nobody serves are found, which no look at the files finds. Whom it asks: /etc/certificate-expiry.json.
-Exit status: 0 all are shown, trusted and run for 14 days; 1 one is not; 2 it could not be checked.
+Exit status: 0 all are shown, trusted and run for 14 days; 3 one is not; 1 it could not be checked.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ CONFIG = Path("/etc/certificate-expiry.json")
 ENOUGH_DAYS = 14
 ANSWER_SECONDS = 15
 AT_ONCE = 8
-UNCHECKED = 2
 
 
 @dataclass(frozen=True)
@@ -137,8 +136,8 @@ def body(argv: Sequence[str] | None) -> int:
         days = "no certificate" if shown.days is None else f"{shown.days:.0f} days left"
         if shown.problem or not options.output:
             print(f"{endpoint.server_name}:{endpoint.port}: {days}{f': {shown.problem}' if shown.problem else ''}")
-    return int(any(shown.problem for shown in found.values()))
+    return command.NO if any(shown.problem for shown in found.values()) else command.DONE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return command.run(NAME, body, argv, failed=UNCHECKED)
+    return command.run(NAME, body, argv)

@@ -3,7 +3,7 @@
 Looks at the guard's table, charon, each peer's SAs, an answer from each peer's inner addresses through the tunnel,
 and the days left of the certificates. --repair loads a missing guard, initiates a missing CHILD_SA, reauthenticates a
 silent peer, and restarts charon as the last resort; a charon that was stopped by hand stays stopped. Exit status:
-0 all is well, 1 something is not, 2 it could not be checked. Needs root.
+0 all is well, 3 something is not, 1 it could not be checked. Needs root.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from civicrm_tools.host.ipsec_link import Config, Report, check
 
 NAME = "ipsec-health"
 CONFIG = Path("/etc/ipsec-health.json")
-UNCHECKED = 2
 
 METRICS = {
     "ipsec_peer_up": "Whether the peer has SAs and answers through the tunnel.",
@@ -84,13 +83,13 @@ def body(argv: Sequence[str] | None) -> int:
         missing = ipsec_repair.reauthenticate(options.reauthenticate)
         for name in missing:
             command.tell(NAME, f"peer {name}: no new SA; the keys may not fit, the old SA stays")
-        return int(bool(missing))
+        return command.NO if missing else command.DONE
     if options.repair:
         report = repair(config)
     else:
         report = check(config)
         print(json.dumps(report.as_dict(), indent=2) if options.json else describe(report))
-    return int(not report.healthy)
+    return command.DONE if report.healthy else command.NO
 
 
 def repair(config: Config) -> Report:
@@ -106,4 +105,4 @@ def repair(config: Config) -> Report:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return command.run(NAME, body, argv, failed=UNCHECKED)
+    return command.run(NAME, body, argv)

@@ -96,7 +96,7 @@ class Remote:
     def snapshots(self) -> dict[str, dict[str, Any] | None]:
         """Every snapshot directory, oldest first, with its manifest; None for one that is not complete."""
         local = Path(tempfile.mkdtemp(dir=self.scratch))
-        filters = ["--include=/*/", f"--include=/*/{MANIFEST}", "--exclude=*"]
+        filters = ["--include=/*/", f"--include=/*/{MANIFEST}", "--exclude=*", "--max-size=16M"]
         self.rsync("listing snapshots", *filters, f"{self.root}/", f"{local}/")
         found: dict[str, dict[str, Any] | None] = {}
         for directory in sorted(d for d in local.iterdir() if SNAPSHOT_NAME.fullmatch(d.name)):
@@ -149,6 +149,9 @@ def read_manifest(directory: Path, key: bytes) -> dict[str, Any] | None:
     def checked(raw: dict[str, Any]) -> dict[str, Any] | None:
         names = all(entry["file"] == Path(entry["file"]).name for entry in entries(raw))
         whole = all(len(entry["sha256"]) == 64 and entry["size"] >= 0 for entry in entries(raw))
+        # Shown and compared before its signature is asked for.
+        whole &= all(mariadb.DATABASE_NAME.fullmatch(d["name"]) and d["tables"] >= 0 for d in raw["databases"])
+        whole &= all(p["path"].startswith("/") and p["path"].isprintable() and p["entries"] >= 0 for p in raw["paths"])
         if not (names and whole and (raw["snapshot"], raw["format"]) == (directory.name, FORMAT)):
             return None
         if "signature" not in raw:

@@ -26,7 +26,7 @@ from pathlib import Path, PurePosixPath
 from civicrm_tools.core.command import Failure
 
 CHUNK = 1 << 20
-FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # linux/posix_acl_xattr.h: version 2, then tag, permissions and id of each entry.
 ACL_TAGS = {"user": (0x01, 0x02), "group": (0x04, 0x08), "mask": (0x10, 0x10), "other": (0x20, 0x20)}
@@ -112,28 +112,28 @@ class Unpacking:
         self.lost: set[tuple[str, ...]] = set()
         # The directory of the entry before: nearly always that of the next one, too.
         self.here: tuple[str, ...] = ()
-        self.folder = os.dup(self.base)
+        self.directory = os.dup(self.base)
 
     def close(self) -> None:
-        os.close(self.folder)
+        os.close(self.directory)
         os.close(self.base)
 
-    def open_folder(self, parts: tuple[str, ...]) -> int:
+    def open_directory(self, parts: tuple[str, ...]) -> int:
         """Return a descriptor of a directory below the base, good until the next call. Raises OSError."""
         if parts != self.here:
             known = len(self.here) if parts[: len(self.here)] == self.here else 0
-            folder = os.dup(self.folder if known else self.base)
+            directory = os.dup(self.directory if known else self.base)
             try:
                 for part in parts[known:]:
-                    inner = os.open(part, FOLDER, dir_fd=folder)
-                    os.close(folder)
-                    folder = inner
+                    inner = os.open(part, DIRECTORY, dir_fd=directory)
+                    os.close(directory)
+                    directory = inner
             except OSError:
-                os.close(folder)
+                os.close(directory)
                 raise
-            os.close(self.folder)
-            self.folder, self.here = folder, parts
-        return self.folder
+            os.close(self.directory)
+            self.directory, self.here = directory, parts
+        return self.directory
 
     def inside(self, name: str) -> tuple[str, ...]:
         """Return the steps from the base to a name in the archive. Raises Refused."""
@@ -162,7 +162,7 @@ class Unpacking:
 
     def unpack(self, archive: tarfile.TarFile, member: tarfile.TarInfo, parts: tuple[str, ...]) -> None:
         if member.isdir():
-            descriptor = self.make_folder(parts)
+            descriptor = self.make_directory(parts)
             try:
                 self.own(descriptor, member, 0o3777)
             finally:
@@ -171,66 +171,66 @@ class Unpacking:
         if not parts:
             raise Refused("it is no directory")
         if member.isreg():
-            self.place(parts, lambda folder, name: self.make_file(archive, member, folder, name))
+            self.place(parts, lambda directory, name: self.make_file(archive, member, directory, name))
         elif member.issym():
-            self.place(parts, lambda folder, name: self.make_link(member, folder, name))
+            self.place(parts, lambda directory, name: self.make_link(member, directory, name))
         elif member.islnk():
-            self.place(parts, lambda folder, name: self.make_hard_link(member, folder, name))
+            self.place(parts, lambda directory, name: self.make_hard_link(member, directory, name))
         else:
             raise Refused("it is a device or a pipe")
 
-    def make_folder(self, parts: tuple[str, ...]) -> int:
+    def make_directory(self, parts: tuple[str, ...]) -> int:
         """Return a descriptor of a directory, made where it is missing; a file or link in its place goes."""
         if not parts:
             return os.dup(self.base)
-        folder, name = self.open_folder(parts[:-1]), parts[-1]
+        directory, name = self.open_directory(parts[:-1]), parts[-1]
         try:
-            os.mkdir(name, 0o700, dir_fd=folder)
+            os.mkdir(name, 0o700, dir_fd=directory)
         except FileExistsError:
-            if not stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
-                os.unlink(name, dir_fd=folder)
-                os.mkdir(name, 0o700, dir_fd=folder)
-        return os.open(name, FOLDER, dir_fd=folder)
+            if not stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+                os.unlink(name, dir_fd=directory)
+                os.mkdir(name, 0o700, dir_fd=directory)
+        return os.open(name, DIRECTORY, dir_fd=directory)
 
     def place(self, parts: tuple[str, ...], make: Callable[[int, str], None]) -> None:
         """Make something under a name of its own and let it take its place; nothing of it stays if that fails."""
-        folder, name = os.dup(self.open_folder(parts[:-1])), parts[-1]
+        directory, name = os.dup(self.open_directory(parts[:-1])), parts[-1]
         scratch = f".restore-{os.urandom(8).hex()}"
         try:
             try:
-                make(folder, scratch)
+                make(directory, scratch)
                 # rename(2) of a second name of the same file does nothing, and leaves both.
-                os.replace(scratch, name, src_dir_fd=folder, dst_dir_fd=folder)
+                os.replace(scratch, name, src_dir_fd=directory, dst_dir_fd=directory)
             finally:
                 with contextlib.suppress(OSError):
-                    os.unlink(scratch, dir_fd=folder)
+                    os.unlink(scratch, dir_fd=directory)
         finally:
-            os.close(folder)
+            os.close(directory)
 
-    def make_file(self, archive: tarfile.TarFile, member: tarfile.TarInfo, folder: int, name: str) -> None:
-        free = os.fstatvfs(folder)
+    def make_file(self, archive: tarfile.TarFile, member: tarfile.TarInfo, directory: int, name: str) -> None:
+        free = os.fstatvfs(directory)
         if member.size > free.f_bavail * free.f_frsize:
             raise Refused(f"its {member.size / 1e6:.1f} MB do not fit on the disk")
         content = archive.extractfile(member)
         assert content is not None
-        with content, os.fdopen(os.open(name, NEW, 0o600, dir_fd=folder), "wb") as sink:
+        with content, os.fdopen(os.open(name, NEW, 0o600, dir_fd=directory), "wb") as sink:
             shutil.copyfileobj(content, sink, CHUNK)
             sink.flush()
             self.own(sink.fileno(), member, 0o777)
             os.utime(sink.fileno(), (member.mtime, member.mtime))
 
-    def make_link(self, member: tarfile.TarInfo, folder: int, name: str) -> None:
-        os.symlink(member.linkname, name, dir_fd=folder)
-        os.chown(name, *self.owner(member), dir_fd=folder, follow_symlinks=False)
+    def make_link(self, member: tarfile.TarInfo, directory: int, name: str) -> None:
+        os.symlink(member.linkname, name, dir_fd=directory)
+        os.chown(name, *self.owner(member), dir_fd=directory, follow_symlinks=False)
 
-    def make_hard_link(self, member: tarfile.TarInfo, folder: int, name: str) -> None:
+    def make_hard_link(self, member: tarfile.TarInfo, directory: int, name: str) -> None:
         source = self.inside(member.linkname)
         if not source:
             raise Refused("it is a second name of the directory itself")
-        other = self.open_folder(source[:-1])
+        other = self.open_directory(source[:-1])
         if not stat.S_ISREG(os.stat(source[-1], dir_fd=other, follow_symlinks=False).st_mode):
             raise Refused(f"it is a second name of {member.linkname!r}, which is no file")
-        os.link(source[-1], name, src_dir_fd=other, dst_dir_fd=folder, follow_symlinks=False)
+        os.link(source[-1], name, src_dir_fd=other, dst_dir_fd=directory, follow_symlinks=False)
 
     def owner(self, member: tarfile.TarInfo) -> tuple[int, int]:
         """Return uid and gid by their names, for the numbers may be others' on a rebuilt host; root's if unknown."""
@@ -261,19 +261,19 @@ class Unpacking:
 
 def open_base(path: Path) -> int:
     """Return a descriptor of the directory itself, made where it is missing. Raises Failure."""
-    folder = os.open("/", FOLDER)
+    directory = os.open("/", DIRECTORY)
     for part in path.relative_to("/").parts:
         try:
             with contextlib.suppress(FileExistsError):
-                os.mkdir(part, 0o755, dir_fd=folder)
-            inner = os.open(part, FOLDER, dir_fd=folder)
+                os.mkdir(part, 0o755, dir_fd=directory)
+            inner = os.open(part, DIRECTORY, dir_fd=directory)
         except OSError as error:
             reason = "is a link or no directory" if error.errno in (errno.ELOOP, errno.ENOTDIR) else error.strerror
             raise Failure(f"{part} on the way there {reason}: name the directory itself in backup_paths") from error
         finally:
-            os.close(folder)
-        folder = inner
-    return folder
+            os.close(directory)
+        directory = inner
+    return directory
 
 
 def unpack(source: Path, path: Path) -> Report:

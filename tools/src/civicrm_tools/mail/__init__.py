@@ -17,6 +17,8 @@ Operators' commands on the queue:
 `trickle`           postfix-trickle: release what is held, a few at a time
 `mailing`           mailing: panic, resume, off, on, status
 `mailing_state`     what it has stopped: the other commands on the queue ask here
+`holds`             whose each message on hold is
+`obstacles`         every reason why mail is not sent
 `trace`             postfix-trace: all that the log says of a message
 `queue_sizes`       postfix-queues-sizes: messages per queue, for the monitoring
 `spool_reserve`     spool-reserve: no mailing while the disk is short

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from civicrm_tools.core import command
-from civicrm_tools.core.command import DONE, FAILED
+from civicrm_tools.core.command import DONE, NO
 from civicrm_tools.core.run import run
 
 NAME = "postfix-check-candidate"
@@ -64,7 +64,7 @@ def body(argv: Sequence[str] | None) -> int:
         return DONE
     found = check(options.directory)
     print("\n".join(found), end="\n" if found else "", file=sys.stderr)
-    return FAILED if found else DONE
+    return NO if found else DONE
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,7 +16,7 @@ Files:
   /etc/postfix/hosted_domains        hosted domains, for Postfix
   /var/lib/mail-tools/domains.json   what was learned
 
-Exit status: 0, 1 error or a mailing that does not fit into the queue's lifetime, 2 wrong arguments.
+Exit status: 0, 1 error, 2 wrong arguments, 3 a mailing that does not fit into the queue's lifetime.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from civicrm_tools.core import command, metrics
-from civicrm_tools.core.command import DONE, FAILED, Failure, in_words
+from civicrm_tools.core.command import DONE, NO, Failure, in_words
 from civicrm_tools.core.metrics import Family, gauge
 from civicrm_tools.mail import hosted, postfix, providers
 from civicrm_tools.mail.hosted import Domains
@@ -258,7 +258,7 @@ def body(argv: Sequence[str] | None) -> int:
         return DONE
     rows = plan(recipients(options, table, found), table, providers.paces())
     print(json.dumps(rows, indent=2) if options.json else describe_plan(rows, table))
-    return DONE if all(row["fits"] for row in rows) else FAILED
+    return DONE if all(row["fits"] for row in rows) else NO
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,6 +1,6 @@
 """Switch mailings off and on, and stop everything in an emergency.
 
-  mailing status      what holds, since when, by whom, and what lies in the queues
+  mailing status      every reason why mail is not sent, since when, the next step; what lies in the queues
   mailing off         no mailing is sent: CiviCRM's mailing job does not start, what is queued of mailings goes on hold
   mailing on          the opposite of off
   mailing panic       nothing leaves: off for all mail, in every Postfix instance
@@ -12,35 +12,46 @@ every SECONDS (100 5), or all at once with --at-once. Ctrl-C leaves the rest on 
 
 The two are independent: the end of a panic leaves mailings off if they were. What comes in from outside during a panic
 goes on, but for what lay in the queue when it began. A process_mailing that runs is not killed, since CiviCRM would
-send again what it had not yet noted; its mail goes on hold. status fails if a Postfix does not hold what it should.
+send again what it had not yet noted; its mail goes on hold.
 
 Files:
   /var/lib/mail-tools/off.json, panic.json  the states
   /etc/postfix/mailing_state.db             the table by which Postfix holds new mail
 
-Exit status: 0, 1 error, 2 wrong arguments, 3 ended by --adaptive, 4 ended by a panic, 130 ended by Ctrl-C.
+status looks at the states, the spool's reserve, Postfix, the signer, the jobs' timers and results, the providers' pace
+and budgets, the bounce breaker, what others hold, and the private link, which mailings do not need.
+
+Exit status: 0, 1 error, 2 wrong arguments, 3 ended by --adaptive, or at status: not everything is sent,
+4 ended by a panic, 130 ended by Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from civicrm_tools.core import command, locks
-from civicrm_tools.core.command import DONE, Failure, in_words, messages
+from civicrm_tools.core.command import DONE, Failure, messages
+from civicrm_tools.mail import holds, mailing_state, obstacles, postfix, queue_sizes, trickle
 from civicrm_tools.mail import log as maillog
-from civicrm_tools.mail import mailing_state, postfix, queue_sizes, trickle
+from civicrm_tools.mail.holds import BY_HAND, POLICY, Ending
 from civicrm_tools.mail.mailing_state import State
-from civicrm_tools.mail.postfix import Instance, Message
+from civicrm_tools.mail.obstacles import Obstacle
+from civicrm_tools.mail.postfix import Instance
 from civicrm_tools.mail.selection import job
 
 NAME = "mailing"
 COUNT, SECONDS = 100, 5.0
 OUTGOING = ("active", "incoming", "deferred")
+# In words, whose a message on hold is; others have names of their own.
+OWNERS = {"panic": "for the panic", "off": "of mailings, which are off", BY_HAND: BY_HAND, POLICY: "by mail_policy"}
 
 
 def panic(options: argparse.Namespace) -> int:
@@ -72,18 +83,19 @@ def hold(
     was on its way between the two.
     """
     try:
-        before = mailing_state.read(name)
+        mailing_state.read(name)
     except Failure as failure:
-        # Nothing that lies on hold now would be put back: better than to send what somebody had stopped.
-        before = None
+        # Nothing that lies on hold now will be put back: better than to send what somebody had stopped.
         command.tell(NAME, str(failure))
-    kept = before.kept if before else {i.name: sorted(postfix.queue_ids(i, "hold")) for i in instances}
-    mailing_state.write(name, State(time.time(), command.operator(), options.reason, kept))
+    holds.begin(name, instances, State(time.time(), command.operator(), options.reason))
     astray = [where.name for where in instances if not mailing_state.write_table(where)]
     with around:
         held = sweep()
         time.sleep(options.settle)
         held += sweep()
+    # It can be made up for by the next command.
+    with contextlib.suppress(Failure), holds.book(holds.URGENT) as found:
+        holds.adopt(instances, found)
     mailing_state.write_metrics(mailing_state.METRICS)
     what = messages(held) + (" of mailings" if name == "off" else "")
     options.reporter.say(name, f"{name}: {what} put on hold; deliveries in flight may finish", held=held)
@@ -128,8 +140,6 @@ def resume(options: argparse.Namespace) -> int:
 
 def on(options: argparse.Namespace) -> int:
     """Put back what off held."""
-    if mailing_state.path("panic").exists():
-        raise Failure("a panic holds everything: first `mailing resume`")
     return put_back("off", options)
 
 
@@ -142,118 +152,89 @@ def put_back(name: str, options: argparse.Namespace) -> int:
 
 
 def _put_back(name: str, options: argparse.Namespace) -> int:
-    holding = mailing_state.read(name)
-    if not holding:
+    if not mailing_state.read(name):
         options.reporter.say("nothing", "there is no panic" if name == "panic" else "mailings are on")
         return DONE
     instances = postfix.instances()
     for where in instances:
         postfix.need_running(where)
-    if holding.left is None:
-        still_off = name == "panic" and mailing_state.path("off").exists()
-        holding.left = {i.name: sorted(releasable(i, holding, name, still_off)) for i in instances}
-        mailing_state.write(name, holding)
+    ending = Ending(name, instances)
     for where in instances:
         mailing_state.write_table(where)
         postfix.go_on(where)
-    ended = release(options, instances, holding.left)
+    ended = release(options, instances, ending)
     if ended.status == DONE:
-        mailing_state.remove(name)
+        ending.end(instances)
         for where in instances:
             mailing_state.write_table(where)
         mailing_state.write_metrics(mailing_state.METRICS)
     else:
-        if ended.status != trickle.PANIC and (now := mailing_state.read(name)):
-            now.left = holding.left
-            mailing_state.write(name, now)
         ended.why += f"; `mailing {options.action}` goes on"
+    # What Postfix has on hold now, and not what is believed to be left.
+    counts = holds.whose(instances)
+    ended.left = counts.total()
+    ended.whose = f" ({in_owners(counts)})" if counts else ""
     return trickle.finish(ended, options.reporter)
 
 
-def releasable(where: Instance, holding: State, name: str, still_off: bool) -> set[str]:
-    """What this state has put on hold: all of hold but what was there before or what off still wants there."""
-    found = postfix.queue_ids(where, "hold").difference(holding.kept.get(where.name, ()))
-    if name == "off" or still_off:
-        mailings = {m.queue_id for m in postfix.listing(where) if m.queue == "hold" and job(m) is not None}
-        found = found & mailings if name == "off" else found - mailings
-    return found
+def in_owners(counts: Counter[str]) -> str:
+    return ", ".join(f"{number:,} {OWNERS.get(owner, f'by {owner}')}" for owner, number in counts.most_common())
 
 
-def release(options: argparse.Namespace, instances: Sequence[Instance], rest: dict[str, list[str]]) -> trickle.End:
-    """Release the queue IDs in `rest`, instance after instance, and take what was released out of it."""
-    total = left = 0
+def release(options: argparse.Namespace, instances: Sequence[Instance], ending: Ending) -> trickle.End:
+    """Release what a state still has to put back, instance after instance."""
+    total = 0
     for where in instances:
-        wanted = set(rest.get(where.name, ()))
-
-        def choose(where: Instance = where, wanted: set[str] = wanted) -> list[Message]:
-            if not wanted & postfix.queue_ids(where, "hold"):
-                return []
-            found = (m for m in postfix.listing(where) if m.queue == "hold" and m.queue_id in wanted)
-            return sorted(found, key=lambda message: message.order)
-
-        def released(ids: Iterable[str], wanted: set[str] = wanted) -> None:
-            # A message that an operator holds again afterwards stays there.
-            wanted.difference_update(ids)
-
-        chosen = choose()
+        chosen = ending.choose(where)
         pace = trickle.Pace(max(1, len(chosen)) if options.at_once else options.count, options.seconds)
         options.reporter.bar = None
         how = "at once" if options.at_once else f"{pace}"
         options.reporter.say("plan", f"{where.name}: {messages(len(chosen))} to put back, {how}", on_hold=len(chosen))
         outcomes = maillog.Outcomes(options.log) if options.adaptive else None
-        ended = trickle.trickle(
-            where, pace, trickle.beginning_with(chosen, choose), options.reporter, outcomes, released
-        )
-        rest[where.name] = sorted(wanted)
+        choose = trickle.beginning_with(chosen, functools.partial(ending.choose, where))
+        ended = trickle.trickle(where, pace, choose, options.reporter, outcomes, ending.release)
         total += ended.released
-        # It counts what it knew of, which is all that this state held.
-        left += ended.left
         if ended.status != DONE:
-            return trickle.End(ended.status, ended.why, total, left)
-    return trickle.End(DONE, "all that was held is put back", total, left)
+            return trickle.End(ended.status, ended.why, total, 0)
+    return trickle.End(DONE, "all that was held is put back", total, 0)
 
 
 def status(options: argparse.Namespace) -> int:
-    """One screen: the states, the queues, and whether Postfix's table says the same."""
-    found = {name: mailing_state.read(name) for name in ("panic", "off")}
-    astray = [where.name for where in postfix.instances() if not mailing_state.table_is_right(where)]
-    sizes = queue_sizes.sizes()
+    """One screen: every reason why mail is not sent, since when and what to do next, and the queues."""
     if options.output:
         mailing_state.write_metrics(options.output)
-    elif options.json:
-        states = {
-            name: held and {k: getattr(held, k) for k in ("since", "by", "reason")} for name, held in found.items()
-        }
-        sending = "nothing" if found["panic"] else "no mailings" if found["off"] else "everything"
-        print(json.dumps({"sending": sending} | states | {"queues": sizes, "switch_astray": astray}, indent=2))
+        # Nobody reads the timer's output: its unit fails.
+        for one in obstacles.switched():
+            raise Failure(f"{one.text}: {one.step}")
+        return DONE
+    seen = obstacles.found()
+    sending = obstacles.sending(seen)
+    sizes = queue_sizes.sizes()
+    if options.json:
+        print(json.dumps(as_json(seen, sending) | {"queues": sizes}, indent=2))
     else:
-        print("\n".join(screen(found, sizes)))
-    if astray:
-        raise Failure(f"{', '.join(astray)} does not hold new mail as it should: run the command of the state again")
-    return DONE
+        print("\n".join(screen(seen, sending, sizes)))
+    return DONE if sending == obstacles.ALL else command.NO
 
 
-def screen(found: dict[str, State | None], sizes: dict[str, dict[str, int]]) -> list[str]:
-    panicking, is_off = found["panic"], found["off"]
-    lines = []
-    if panicking and panicking.left is not None:
-        lines.append(f"PANIC is ending: `mailing resume` has to put back the rest; {since(panicking)}")
-    elif panicking:
-        lines.append(f"PANIC: nothing leaves; {since(panicking)}")
-    if is_off:
-        lines.append(f"OFF: mailings are not sent; {since(is_off)}")
-    if not lines:
-        lines.append("on: mailings are sent")
+def as_json(seen: Sequence[Obstacle], sending: str) -> dict[str, object]:
+    states: dict[str, object] = {}
+    for name in mailing_state.STATES:
+        with contextlib.suppress(Failure):
+            held = mailing_state.read(name)
+            states[name] = held and {key: getattr(held, key) for key in ("since", "by", "reason")}
+    return {"sending": sending} | states | {"reasons": [asdict(one) for one in seen]}
+
+
+def screen(seen: Sequence[Obstacle], sending: str, sizes: dict[str, dict[str, int]]) -> list[str]:
+    lines = ["on: mailings are sent"] if sending == obstacles.ALL else []
+    for one in seen:
+        lines += [f"{one}", f"  next: {one.step}"]
     names = [name for name in queue_sizes.QUEUES if name not in ("bounce", "flush")]
     lines.append("".join(["", f"{'':<18}", *(f"{name:>10}" for name in names)]))
     for instance, queues in sizes.items():
         lines.append("".join([f"{instance:<18}", *(f"{queues[name]:>10,}" for name in names)]))
     return lines
-
-
-def since(holding: State) -> str:
-    why = f": {holding.reason}" if holding.reason else ""
-    return f"since {mailing_state.stamp(holding.since)} ({in_words(time.time() - holding.since)}), by {holding.by}{why}"
 
 
 def parser() -> argparse.ArgumentParser:

@@ -2,9 +2,7 @@
 
 /var/lib/mail-tools/off.json and panic.json exist while the state holds; the timers of CiviCRM's mailings look for
 them, and Postfix's cleanup holds new mail by the table that `write_table` replaces. Each file tells since when, by
-whom and why, and which messages were on hold before, since only the others may be put back.
-
-Messages are moved by `mailing`; the other commands on the queue ask here what holds.
+whom and why. Which messages on hold are whose: `holds`.
 """
 
 from __future__ import annotations
@@ -12,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -24,14 +21,15 @@ from civicrm_tools.mail.postfix import Instance
 
 DIRECTORY = Path("/var/lib/mail-tools")
 METRICS = metrics.DIRECTORY / "mailing.prom"
+STATES = ("panic", "off")
 # A table of two keys behind header_checks: see the role's README.
 TABLE = re.compile(r"\b([a-z]+):(/[^\s,{}]*/mailing_state)\b")
 
 
 @dataclass
 class State:
-    """A state that holds. `kept` are the queue IDs per instance that were on hold before, `left` those that are still
-    to be put back, from the moment when that began."""
+    """A state that holds. `kept` are the queue IDs per instance that were on hold before and are not yet booked, `left`
+    those that are still to be put back, from the moment when that began."""
 
     since: float
     by: str
@@ -60,17 +58,6 @@ def write(name: str, state: State) -> None:
 
 def remove(name: str) -> None:
     path(name).unlink(missing_ok=True)
-
-
-def keep(where: Instance, ids: Iterable[str]) -> None:
-    """Remember messages that an operator has put on hold during a state: its end must not release them."""
-    chosen = set(ids)
-    for name in ("panic", "off"):
-        if found := read(name):
-            found.kept[where.name] = sorted(chosen.union(found.kept.get(where.name, ())))
-            if found.left is not None:
-                found.left[where.name] = [i for i in found.left.get(where.name, ()) if i not in chosen]
-            write(name, found)
 
 
 def panic_since(moment: float) -> str:

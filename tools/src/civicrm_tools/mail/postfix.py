@@ -283,11 +283,25 @@ def replace_table(where: Instance, kind: str, target: Path, text: str) -> None:
             file.replace(target.parent / file.name)
 
 
+def master_of(where: Instance) -> int:
+    """Process ID that the instance's master has written down, of one that has died, too; 0 if there is none."""
+    try:
+        return int(Path(f"{where.spool}/pid/master.pid").read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def alive(where: Instance) -> bool:
+    """Whether the instance's master runs, without a command of Postfix'."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{master_of(where)}/comm").read_text() == "master\n"
+    return False
+
+
 def children(where: Instance, name: str) -> list[int]:
     """Process IDs of the instance's daemons of this name."""
-    try:
-        master = int(Path(f"{where.spool}/pid/master.pid").read_text())
-    except (OSError, ValueError):
+    master = master_of(where)
+    if not master:
         return []
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):

@@ -11,11 +11,12 @@ last deferral. hold works on incoming, active and deferred, release on hold, del
 unless --all is given. A filter given twice means either, different ones mean both. The provider of recipients that no
 other has is "default". hold reloads Postfix if active messages were held.
 
-hold --queue hold keeps what is on hold there when `mailing on` or `mailing resume` puts back the rest.
+hold --queue hold, or --on-hold-too, keeps what is on hold there when `mailing on` or `mailing resume` puts back the
+rest.
 hold, release and delete say what they would do and ask; scripts give --yes. They print the counts before and after.
 A release of many is better made with postfix-trickle.
 
-Exit status: 0, 1 nothing chosen (0 with --if-any), refused or error, 2 wrong arguments.
+Exit status: 0, 1 refused or error, 2 wrong arguments, 3 nothing chosen for a change (0 with --if-any).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from collections.abc import Callable, Sequence
 
 from civicrm_tools.core import command
 from civicrm_tools.core.command import DONE, Failure, in_words, messages
-from civicrm_tools.mail import mailing_state, postfix, verdict
+from civicrm_tools.mail import holds, mailing_state, postfix, verdict
 from civicrm_tools.mail.postfix import Instance, Message
 from civicrm_tools.mail.providers import normal
 from civicrm_tools.mail.selection import QUEUES, Selection, add_filters, add_more_filters, job
@@ -105,8 +106,8 @@ def reasons(said: list[str]) -> Counter[str]:
     )
 
 
-def act(action: str, found: list[Message], where: Instance) -> int:
-    """Do it and return how many messages it moved."""
+def act(action: str, found: list[Message], where: Instance, owner: str) -> int:
+    """Do it and return how many messages it moved. owner: who holds them from now on."""
     ids = [message.queue_id for message in found]
     queues = sorted({message.queue for message in found})
     if action == "delete":
@@ -118,9 +119,10 @@ def act(action: str, found: list[Message], where: Instance) -> int:
             raise Failure(
                 f"{messages(len(old))} spent half of their lifetime and would go on hold again: see `mailing status`"
             )
-        return postfix.release(where, ids, old)
-    number = postfix.hold(where, ids, *queues) if queues != ["hold"] else 0
-    mailing_state.keep(where, ids)
+        return holds.release(where, found, old)
+    fresh = [message.queue_id for message in found if message.queue != "hold"]
+    number = postfix.hold(where, fresh, *(name for name in queues if name != "hold"))
+    holds.keep(where, fresh, set(ids).difference(fresh), owner)
     if "active" in queues:
         # Else the queue manager goes on to offer them to the provider, one per turn of its pace.
         postfix.reload(where)
@@ -135,18 +137,20 @@ def change(options: argparse.Namespace, selection: Selection, where: Instance) -
         raise Failure(f"{action} works on {', '.join(sorted(allowed))}", command.USAGE)
     if selection.everything and not options.all:
         raise Failure(f"without a filter this would {action} everything: give one, or --all", command.USAGE)
-    selection.queue = selection.queue or REACH[action]
+    selection.queue = selection.queue or REACH[action] | ({"hold"} if getattr(options, "on_hold_too", False) else set())
     found = selection.of(postfix.listing(where))
     if not found and options.if_any:
         return DONE
     if not found:
-        raise Failure("nothing on hold that these filters choose" if action == "release" else "nothing chosen")
+        raise Failure(
+            "nothing on hold that these filters choose" if action == "release" else "nothing chosen", command.NO
+        )
     before = postfix.sizes(where, QUEUES)
     if not options.json:
         print(f"before: {line(before)}")
         print(f"{action}: {messages(len(found))}, the oldest {in_words(time.time() - found[0].arrived)} old")
     command.confirm(f"{action.capitalize()} {messages(len(found))}?", options.yes)
-    number = act(action, found, where)
+    number = act(action, found, where, getattr(options, "owner", None) or command.operator())
     after = postfix.sizes(where, QUEUES)
     if options.json:
         print(json.dumps({"action": action, "chosen": len(found), "moved": number, "before": before, "after": after}))
@@ -166,6 +170,8 @@ def look(options: argparse.Namespace, selection: Selection, where: Instance) -> 
             print(json.dumps(as_json(found, selection), indent=2))
         elif found:
             print(show(found, selection))
+        else:
+            command.tell(NAME, "nothing in the queue" + ("" if selection.everything else " that these filters choose"))
         return DONE
     counted = tally(options.action, found, selection).most_common()
     if options.json:
@@ -197,6 +203,9 @@ def parser() -> argparse.ArgumentParser:
             one.add_argument("--yes", action="store_true", help="do not ask")
             one.add_argument("--if-any", action="store_true", help="nothing to do is no error")
             one.add_argument("--all", action="store_true", help="without a filter: everything")
+        if action == "hold":
+            one.add_argument("--on-hold-too", action="store_true", help="also what is on hold already")
+            one.add_argument("--owner", metavar="NAME", help="whose hold it is, in `mailing status` (your login)")
     return made
 
 

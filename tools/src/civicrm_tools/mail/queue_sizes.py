@@ -1,7 +1,7 @@
 """Count the messages in every queue of every Postfix instance, as Prometheus text or JSON.
 
-Reads the queue directories themselves, so it works while Postfix is down. Needs root. A timer,
-mail-tools-metrics.timer, writes the metric postfix_queue_length.
+Reads the queue directories themselves, so it works while Postfix is down. Needs root. A timer, mail-tools-metrics.timer
+or on ext one-click-metrics.timer, writes the metrics postfix_queue_length and postfix_up.
 
 Exit status: 0, 1 error, 2 wrong arguments.
 """
@@ -37,6 +37,12 @@ def family(found: dict[str, dict[str, int]]) -> Family:
     return Family("postfix_queue_length", "gauge", "Messages in a Postfix queue.", samples)
 
 
+def up() -> Family:
+    """Return whether each instance's master runs, as a metric."""
+    samples = [({"postfix_instance": where.name}, int(postfix.alive(where))) for where in postfix.instances()]
+    return Family("postfix_up", "gauge", "Postfix runs.", samples)
+
+
 def parser() -> argparse.ArgumentParser:
     made = command.Parser(prog=NAME, description=__doc__)
     made.add_argument("--json", action="store_true", help="print JSON: instance -> queue -> number")
@@ -47,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
 def body(argv: Sequence[str] | None) -> int:
     options = parser().parse_args(argv)
     found = sizes()
-    text = json.dumps(found, indent=2) + "\n" if options.json else exposition([family(found)])
+    text = json.dumps(found, indent=2) + "\n" if options.json else exposition([family(found), up()])
     if options.output:
         files.write(options.output, text, sync=False)
     else:

@@ -11,7 +11,7 @@ they are shown too, and the message that they came from.
 What was refused before it got a queue ID stands last, under NOQUEUE. Upper and lower case are the same. The log is
 /var/log/mail.log with its rotated files, which the group adm may read.
 
-Exit status: 0 found, 1 nothing found or error, 2 wrong arguments.
+Exit status: 0 found, 1 error, 2 wrong arguments, 3 nothing found.
 """
 
 from __future__ import annotations
@@ -188,9 +188,9 @@ def body(argv: Sequence[str] | None) -> int:
         raise Failure(f"there is no {maillog.LOG}: see --log")
     groups = trace(options.key, logs)
     if not groups and not options.json:
-        raise Failure(f"nothing about {options.key} in {len(logs)} log file{'s' if len(logs) > 1 else ''}")
+        raise Failure(f"nothing about {options.key} in {len(logs)} log file{'s' if len(logs) > 1 else ''}", command.NO)
     print(as_json(options.key, groups) if options.json else as_text(groups))
-    return DONE if groups else command.FAILED
+    return DONE if groups else command.NO
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,8 +12,8 @@ offer each of them to its transport.
 --adaptive reads in the log what became of what was released: from 10 % deferrals the interval doubles, up to sixteen
 times; below 10 % it halves again; at 50 % the release ends. Each change is judged by ten outcomes of its own.
 
-Exit status: 0 hold is empty (of what was chosen), 1 error, 2 wrong arguments, 3 ended by --adaptive,
-4 ended by `mailing panic`, 130 ended by Ctrl-C or SIGTERM.
+Exit status: 0 hold is empty (of what was chosen), 1 error, 2 wrong arguments, 3 ended by --adaptive, or nothing is on
+hold, 4 ended by `mailing panic`, 130 ended by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -24,26 +24,29 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from civicrm_tools.core import command
 from civicrm_tools.core.command import DONE, INTERRUPTED, Failure, in_words, messages
+from civicrm_tools.mail import holds, mailing_state, postfix
 from civicrm_tools.mail import log as maillog
-from civicrm_tools.mail import mailing_state, postfix
 from civicrm_tools.mail.postfix import Instance, Message
 from civicrm_tools.mail.selection import Selection, add_filters
 
 NAME = "postfix-trickle"
-TOO_MANY_DEFERRED = 3
-PANIC = 4
+TOO_MANY_DEFERRED = command.NO
+PANIC = command.PANIC
 
 # Shares of deferrals among the newest outcomes, and how many of those are looked at.
 SLOWER, STOP = 0.10, 0.50
 LEAST, NEWEST = 10, 200
 SLOWEST = 16
 REPORT_EVERY = 60
+
+# Lets go of a batch, of which some need a new queue ID; returns how many left hold.
+Release = Callable[[Instance, Sequence[Message], Collection[str]], int]
 
 
 @dataclass
@@ -69,12 +72,13 @@ class Pace:
 
 @dataclass
 class End:
-    """How it ended: the exit status, why, how many were released and how many stay on hold."""
+    """How it ended: the exit status, why, how many were released and how many stay on hold, and whose those are."""
 
     status: int
     why: str
     released: int
     left: int
+    whose: str = ""
 
 
 class Reporter:
@@ -125,11 +129,11 @@ def trickle(
     choose: Callable[[], list[Message]],
     reporter: Reporter,
     outcomes: maillog.Outcomes | None = None,
-    released: Callable[[Sequence[str]], None] = lambda ids: None,
+    release: Release = holds.release,
 ) -> End:
     """Release what `choose` returns, and again until it returns nothing.
 
-    Each interval begins when it should, however long a batch took. `released` is told the queue IDs of each batch.
+    Each interval begins when it should, however long a batch took. `release` lets each batch go.
     """
     began = time.time()
     total, waiting = 0, choose()
@@ -145,7 +149,7 @@ def trickle(
                 return end(PANIC, why)
             if outcomes and (end_of := adapt(pace, outcomes, reporter)):
                 return end(TOO_MANY_DEFERRED, end_of)
-            total += one_batch(where, pace.count, waiting, outcomes, released)
+            total += one_batch(where, pace.count, waiting, outcomes, release)
             reporter.batch(total, total + len(waiting), f"{pace}; {in_words(pace.duration(len(waiting)))} to go")
             if not waiting and not (waiting := choose()):
                 return end(DONE, "nothing is left on hold")
@@ -165,7 +169,7 @@ def one_batch(
     count: int,
     waiting: list[Message],
     outcomes: maillog.Outcomes | None,
-    released: Callable[[Sequence[str]], None],
+    release: Release = holds.release,
 ) -> int:
     """Release exactly `count` of `waiting`, from its front, or all if there are fewer; return how many left hold."""
     done = 0
@@ -175,8 +179,7 @@ def one_batch(
         if outcomes:
             outcomes.watch(ids)
         # Some may have been deleted or released by others: the loop takes as many more.
-        done += postfix.release(where, ids, postfix.too_old(where, batch, time.time()))
-        released(ids)
+        done += release(where, batch, postfix.too_old(where, batch, time.time()))
     return done
 
 
@@ -246,7 +249,7 @@ def body(argv: Sequence[str] | None) -> int:
     chosen = choose()
     reporter = Reporter(options.json)
     if not chosen:
-        raise Failure("nothing on hold" + ("" if selection.everything else " that these filters choose"))
+        raise Failure("nothing on hold" + ("" if selection.everything else " that these filters choose"), command.NO)
     plan = f"{pace}; {messages(len(chosen))} on hold: {in_words(pace.duration(len(chosen)))}"
     reporter.say(
         "plan", plan, count=pace.count, seconds=pace.seconds, rate=pace.count / pace.seconds, on_hold=len(chosen)
@@ -274,7 +277,7 @@ def body(argv: Sequence[str] | None) -> int:
 def finish(ended: End, reporter: Reporter) -> int:
     """Say how it ended and return the exit status."""
     verb = "done" if ended.status == DONE else "stopped"
-    text = f"{verb}: {ended.why}: {messages(ended.released)} released, {messages(ended.left)} on hold"
+    text = f"{verb}: {ended.why}: {messages(ended.released)} released, {messages(ended.left)} on hold{ended.whose}"
     reporter.say(verb, text, why=ended.why, released=ended.released, left=ended.left, status=ended.status)
     return ended.status
 

@@ -127,6 +127,8 @@ def show(config: Config, as_json: bool) -> int:
             print(f"{number}\trefused\t{'; '.join(reasons)}")
         for number in state.withdrawn:
             print(f"{number}\twithdrawn")
+        if not (state.published or state.refused or state.withdrawn):
+            command.tell(NAME, "there is no newsletter yet")
     return DONE
 
 

@@ -1,6 +1,6 @@
 """Tell whether somebody with a right password came from an address lately: front-door-known ADDRESS.
 
-Exit status 0: yes, so colleagues sit there and the address as a whole is not refused. 1: no. Reads the end of the log
+Exit status 0: yes, so colleagues sit there and the address as a whole is not refused. 3: no. Reads the end of the log
 of logins (one line each: 2026-01-31T12:00:00+0000 ADDRESS=NAME), as far back as --minutes, and its predecessor where
 the log was just rotated.
 """
@@ -59,7 +59,7 @@ def body(argv: Sequence[str] | None) -> int:
     parser.add_argument("--log", type=Path, default=LOG, help="log of logins (%(default)s)")
     options = parser.parse_args(argv)
     since = datetime.now(UTC) - timedelta(minutes=options.minutes)
-    return int(not known(options.log, options.address, since))
+    return command.DONE if known(options.log, options.address, since) else command.NO
 
 
 def main(argv: Sequence[str] | None = None) -> int:

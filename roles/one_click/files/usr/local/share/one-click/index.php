@@ -13,6 +13,9 @@ const PATH = '#^/one-click/(u\.[1-9][0-9]{0,9}\.[1-9][0-9]{0,9}\.[0-9a-z]{16})$#
 const STATE = '/var/lib/one-click';
 const SAME_WISH = 900;
 
+// Postfix is started again within a second or two of its death: for so many seconds a wish waits for it.
+const PATIENCE = 5;
+
 const PAGE = <<<'HTML'
     <!DOCTYPE html>
     <html lang="en">
@@ -37,7 +40,7 @@ const FORM = <<<'HTML'
 
 answer();
 
-/** Answer the current request. 200 to a POST means that the mail is on disk, in Postfix's queue. */
+/** Answer the current request. 200 to a POST means that the mail is on disk, in the queue of a Postfix that runs. */
 function answer(): void
 {
     ignore_user_abort(true);
@@ -79,6 +82,10 @@ function take(string $person): bool
     }
     $address = "{$config['localpart']}$person@{$config['mail_domain']}";
     $sendmail = $config['sendmail'] ?? '/usr/sbin/sendmail';
+    if (!running($config['postqueue'] ?? '/usr/sbin/postqueue', (float) ($config['patience'] ?? PATIENCE))) {
+        error_log('one-click: Postfix is not running: systemctl start postfix');
+        return false;
+    }
     $name = hash('sha256', $address);
     // 256 files for all people: made-up ones cannot fill the disk. The lock makes the second of two at once wait.
     $notes = @fopen(($config['state'] ?? STATE) . '/' . substr($name, 0, 2), 'c+');
@@ -99,6 +106,28 @@ function take(string $person): bool
     rewind($notes);
     fwrite($notes, implode("\n", [...array_slice($lines, -400), "$now $name"]));
     return true;
+}
+
+/**
+ * Whether Postfix runs: sendmail succeeds all the same while it does not, and the mail would lie there unseen. Its listing
+ * is refused then; only the beginning is read of one that may be long.
+ */
+function running(string $postqueue, float $patience): bool
+{
+    $until = microtime(true) + $patience;
+    do {
+        $process = proc_open([$postqueue, '-j'], [1 => ['pipe', 'w'], 2 => ['file', '/dev/null', 'w']], $pipes);
+        if ($process === false) {
+            return false;
+        }
+        $first = fgets($pipes[1]);
+        fclose($pipes[1]);
+        if (proc_close($process) === 0 || $first !== false) {
+            return true;
+        }
+        usleep(300000);
+    } while (microtime(true) < $until);
+    return false;
 }
 
 /**
