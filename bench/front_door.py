@@ -225,7 +225,7 @@ def forget_donations() -> None:
         on_host(EXT, "systemctl", "start", "donation-drain-test-donate-api", timeout=600)
         time.sleep(1)
     password = vault()["vault_donation_queues"]["test-donate-api"]["worker"]
-    ask = f"read -r REDISCLI_AUTH; export REDISCLI_AUTH; redis-cli -h {INNER} --user worker-test-donate-api"
+    ask = f"read -r REDISCLI_AUTH; export REDISCLI_AUTH; redis-cli -h {INNER} -p 6380 --user worker-test-donate-api"
     subprocess.run(
         [LAUNCH, "podman", "exec", "-i", INT, "sh", "-c", f"{ask} DEL donations:test-donate-api"],
         input=f"{password}\n", text=True, check=True, stdout=subprocess.DEVNULL,

@@ -8,6 +8,14 @@ from typing import Any
 
 Site = dict[str, Any]
 
+# Redis on the internal host: production's donations share no memory with what test and staging try out.
+QUEUES = {True: {"port": 6379, "service": "redis"}, False: {"port": 6380, "service": "redis_trial"}}
+
+
+def queue_of(api: Site) -> dict[str, Any]:
+    """Return port and service of the Redis that holds an API site's queue."""
+    return QUEUES[api["environment"] == "production"]
+
 
 def donation_problems(apis: list[Site], sites: list[Site], secrets: dict[str, dict[str, str]]) -> list[str]:
     """Return one sentence for each live API site whose donations have no right place to go; empty when all is well.
@@ -36,7 +44,12 @@ def donation_intakes(apis: list[Site]) -> list[Site]:
     """Return donation_intake_sites for live API sites that run the intake application."""
     return [
         {key: api[key] for key in ("name", "environment", "docroot", "php_version")}
-        | {"origins": api.get("origins", []), "queue_user": f"writer-{api['name']}"}
+        | {
+            "origins": api.get("origins", []),
+            "queue_user": f"writer-{api['name']}",
+            "queue_port": queue_of(api)["port"],
+            "proof": api.get("proof", "none"),
+        }
         for api in apis
         if api["application"] == "donation_intake"
     ]
@@ -62,24 +75,34 @@ def donation_queues(apis: list[Site], sites: list[Site]) -> list[Site]:
                 "api_command": site.get("api_command", ""),
                 "test": api["environment"] != "production",
                 "redis_user": f"worker-{api['name']}",
+                "redis_port": queue_of(api)["port"],
+                "proof": api.get("proof", "none"),
             }
         )
     return queues
 
 
+def unproved_sites(apis: list[Site]) -> list[str]:
+    """Return the production sites that take a donation for paid when it was posted, whoever posted it."""
+    return [
+        api["name"]
+        for api in apis
+        if api.get("application", "donation_intake") == "donation_intake"
+        and api.get("environment") == "production"
+        and api.get("state", "live") == "live"
+        and api.get("proof", "none") == "none"
+    ]
+
+
 def donation_firewall_entries(queues: list[Site], where: list[str]) -> list[dict[str, Any]]:
-    """Return the entry of firewall_map that lets workers reach their queues at `where`; none without a worker."""
-    users = sorted({queue["user"] for queue in queues if queue["enabled"]})
-    why = "Workers take donations out of the queue."
-    entry = {
-        "name": "donation workers",
-        "direction": "out",
-        "who": users,
-        "where": where,
-        "service": "redis",
-        "why": why,
-    }
-    return [entry] if users else []
+    """Return the entries of firewall_map that let workers reach their queues at `where`; none without a worker."""
+    entries = []
+    for queue in QUEUES.values():
+        users = sorted({q["user"] for q in queues if q["enabled"] and q["redis_port"] == queue["port"]})
+        entry = {"name": f"donation workers, {queue['service']}", "direction": "out", "who": users, "where": where}
+        why = "Workers take donations out of the queue."
+        entries += [entry | {"service": queue["service"], "why": why}] if users else []
+    return entries
 
 
 def donation_redis_users(
@@ -122,6 +145,8 @@ class FilterModule:
             "donation_problems": donation_problems,
             "donation_intakes": donation_intakes,
             "donation_queues": donation_queues,
+            "queue_of": queue_of,
+            "unproved_sites": unproved_sites,
             "donation_firewall_entries": donation_firewall_entries,
             "donation_redis_users": donation_redis_users,
             "donation_passwords": donation_passwords,

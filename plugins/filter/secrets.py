@@ -49,12 +49,14 @@ def new_secrets(
     donation_sites: list[str] | None = None,
     dkim_names: list[str] | None = None,
     newsletter_sites: list[str] | None = None,
+    payment_sites: list[str] | None = None,
 ) -> dict[str, Any]:
     """Return `existing` with everything that is missing made up; nothing in it is ever changed.
 
     existing: the vault's content, or None for a new installation.
     sites, people, backup_hosts, donation_sites, newsletter_sites: names, one entry each in vault_sites, vault_people,
     vault_backup_keys and vault_backup_signing_keys, vault_donation_queues, vault_newsletter_keys.
+    payment_sites: API sites whose payments are proved; keys in vault_payment_keys that stand for the provider\'s.
     ipsec_endpoints: [{name, id, outer_address}]; one certificate each, one PPK and one PSK for each pair.
     dkim_names: names of DKIM's records, <selector>._domainkey.<domain>; one RSA key each in vault_dkim_keys.
     """
@@ -73,6 +75,8 @@ def new_secrets(
     fill("vault_people", people, credential)
     fill("vault_queue", ["writer", "worker"], lambda _: token())
     fill("vault_donation_queues", donation_sites or [], lambda _: {"writer": token(), "worker": token()})
+    if payment_sites:
+        fill("vault_payment_keys", payment_sites, lambda _: {"notice_keys": [token()], "lookup_key": token()})
     fill("vault_dkim_keys", dkim_names or [], lambda _: _rsa_key())
     if newsletter_sites:
         fill("vault_newsletter_keys", newsletter_sites, lambda n: _ssh_key(f"newsletter-archive@{n}"))

@@ -365,15 +365,18 @@ def api_firewall_entries(sites: list[Site], queue: list[str], payment_networks: 
     queue, payment_networks: addresses, networks or "@set".
     """
     users = [s["user"] for s in sites]
+    serving = [s["user"] for s in sites if s.get("environment", "production") == "production"]
+    trying = [user for user in users if user not in serving]
     purposes = [
-        ("api sites resolve names", ["loopback"], "dns", "The sites ask this host's resolver."),
-        ("donations", queue, "redis", "The donation API pushes donations into the queue."),
-        ("payment providers", payment_networks, "https", "The donation API asks them for payments."),
+        ("api sites resolve names", users, ["loopback"], "dns", "The sites ask this host's resolver."),
+        ("donations", serving, queue, "redis", "The donation API pushes donations into the queue."),
+        ("trial donations", trying, queue, "redis_trial", "Test and staging push into a queue of their own."),
+        ("payment providers", users, payment_networks, "https", "The donation API asks them for payments."),
     ]
     return [
-        {"name": name, "direction": "out", "who": users, "where": where, "service": service, "why": why}
-        for name, where, service, why in purposes
-        if users and where
+        {"name": name, "direction": "out", "who": who, "where": where, "service": service, "why": why}
+        for name, who, where, service, why in purposes
+        if who and where
     ]
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
 import json
 import re
 import shlex
 import subprocess
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
+from loading import load
 
+secrets = load("plugins/filter/secrets.py")
 API = "https://donate-api.torproject.test"
 TEST_API = "https://test.donate-api.torproject.test"
 ORIGIN = "https://donate.torproject.test"
@@ -334,6 +339,138 @@ def test_health_says_what_an_operator_asks_first_and_no_secret(browse, vault):
         assert vault["vault_donation_queues"][name]["writer"] not in answer
 
 
+# Proof
+
+STAGING, STAGING_API = "staging-donate-api", "https://staging.donate-api.torproject.test"
+PROVIDER = "world.torproject.test"
+# The lab's payment provider: knows the charges that lie in its directory, and who asks without its key gets 401.
+PAYMENTS = """
+import http.server, os, ssl
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        path = os.path.join("/run/lab-payments", os.path.basename(self.path))
+        known = self.headers["Authorization"] == "Bearer " + open("/run/lab-payments/key").read()
+        status = 401 if not known else 200 if os.path.exists(path) else 404
+        body = open(path, "rb").read() if status == 200 else b"{}"
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain("/run/lab-payments/tls.pem")
+server = http.server.ThreadingHTTPServer(("0.0.0.0", 443), Handler)
+server.socket = context.wrap_socket(server.socket, server_side=True)
+server.serve_forever()
+"""
+
+
+def charge(reference: str, **changes) -> dict:
+    return {
+        "object": "charge", "id": reference, "payment_intent": None, "livemode": False, "amount": 2500,
+        "amount_captured": 2500, "amount_refunded": 0, "currency": "eur", "captured": True, "paid": True,
+        "refunded": False, "disputed": False, "status": "succeeded",
+    } | changes  # fmt: skip
+
+
+def handed_on(crm_int, vault, reference: str) -> list[dict]:
+    """Staging's donations with this reference that lie in its queue: its CRM takes none yet."""
+    worker = vault["vault_donation_queues"][STAGING]["worker"]
+    texts = redis(crm_int, [f"LRANGE donations:{STAGING} 0 -1"], f"worker-{STAGING}", worker)
+    jobs = [json.loads(text) for text in texts if text.startswith("{")]
+    return [job["donation"] for job in jobs if job["donation"]["payment_reference"] == reference]
+
+
+@pytest.fixture
+def notice(browse, vault) -> Callable[..., int]:
+    """A function (charge, key=the provider's) -> the status that a signed notice of the charge gets."""
+
+    def _notice(of: dict, key: str = vault["vault_payment_keys"][STAGING]["notice_keys"][0]) -> int:
+        now = int(time.time())
+        body = json.dumps({"type": "charge.succeeded", "created": now, "data": {"object": of}})
+        signature = hmac.new(key.encode(), f"{now}.{body}".encode(), hashlib.sha256).hexdigest()
+        options = {"json": body.replace('"', '\\"'), "header": f"Stripe-Signature: t={now},v1={signature}"}
+        return browse(f"{STAGING_API}/notices", **options)[0]
+
+    return _notice
+
+
+@pytest.fixture
+def reference(crm_ext) -> Iterator[str]:
+    """A charge's id; what waits at staging is forgotten before and after."""
+    crm_ext.run(f"donation-pending drop {STAGING} all")
+    yield f"ch_{uuid.uuid4().hex}"
+    crm_ext.run(f"donation-pending drop {STAGING} all")
+
+
+@pytest.mark.mutates
+def test_a_donation_is_pending_until_the_provider_signs_that_it_was_paid(
+    post, notice, browse, crm_int, crm_ext, vault, eventually, reference
+):
+    """An anonymous POST alone makes no contribution; a notice of another key, or of less, proves nothing."""
+    status, _, answer = post(donation(payment_reference=reference), STAGING_API)
+    assert (status, answer["status"]) == (202, "pending")
+    assert f"25.00 EUR {reference}" in crm_ext.check_output(f"donation-pending list {STAGING}")
+    assert notice(charge(reference), key="another") == 401
+    assert notice(charge(reference, captured=False, amount_captured=0)) == 200
+    crm_ext.check_output(f"systemctl start donation-drain-{STAGING}")
+    assert handed_on(crm_int, vault, reference) == []
+    metric = f'donation_intake_pending_length{{site="{STAGING}"}} 1'
+    assert metric in crm_ext.check_output(f"cat {METRICS}/donation_intake_{STAGING}.prom")
+    assert notice(charge(reference, id=reference)) == 200
+    (handed,) = eventually(lambda: handed_on(crm_int, vault, reference), within=40)
+    assert handed["contact"]["email"] == "ada@donor.test"
+    assert crm_ext.check_output(f"donation-pending list {STAGING}") == ""
+    # A second donation with the payment of the first waits for a person.
+    assert post(donation(payment_reference=reference), STAGING_API)[2]["status"] == "pending"
+    assert crm_ext.check_output(f"donation-pending list {STAGING}").endswith("odd")
+    assert len(handed_on(crm_int, vault, reference)) == 1
+    # Where nothing signs, there is no such address.
+    assert browse(f"{API}/notices", json="{}")[0] == 404
+
+
+@pytest.fixture
+def payments(world, crm_ext, vault) -> Iterator[Callable[[dict], None]]:
+    """A function (charge) that makes it known to a provider whom staging asks by https."""
+    made = secrets._server(vault["vault_private_ca"], PROVIDER)
+    key = vault["vault_payment_keys"][STAGING]["lookup_key"]
+    pieces = {"tls.pem": made["certificate"] + made["private_key"], "key": key, "serve.py": PAYMENTS}
+    world.check_output("install -d -m 0700 /run/lab-payments")
+
+    def put(name: str, text: str) -> None:
+        data = base64.b64encode(text.encode()).decode()
+        world.check_output(f"printf %s {data} | base64 -d > /run/lab-payments/{name}")
+
+    for name, text in pieces.items():
+        put(name, text)
+    world.check_output("systemd-run --quiet --collect --unit lab-payments python3 /run/lab-payments/serve.py")
+    path = f"/etc/donation-intake/{STAGING}.json"
+    crm_ext.check_output(f"cp -a {path} {path}.kept")
+    try:
+        crm_ext.check_output(f"""sed -i 's/"proof": "notice"/"proof": "lookup"/' {path}""")
+        yield lambda known: put(known["id"], json.dumps(known))
+    finally:
+        crm_ext.check_output(f"mv {path}.kept {path}")
+        world.check_output("systemctl stop lab-payments; rm -r /run/lab-payments")
+
+
+@pytest.mark.mutates
+def test_a_payment_is_looked_up_by_https(post, payments, crm_int, crm_ext, vault, eventually, reference):
+    """ext asks the provider with its key; what the provider does not know goes on waiting."""
+    invented = f"ch_{uuid.uuid4().hex}"
+    payments(charge(reference))
+    assert post(donation(payment_reference=invented), STAGING_API)[2]["status"] == "pending"
+    assert post(donation(payment_reference=reference), STAGING_API)[2]["status"] == "pending"
+    eventually(lambda: handed_on(crm_int, vault, reference), within=40)
+    assert invented in crm_ext.check_output(f"donation-pending list {STAGING}")
+    assert handed_on(crm_int, vault, invented) == []
+
+
+def test_who_proves_nothing_is_told_where_an_operator_looks(crm_int, crm_ext):
+    assert "proof none" in crm_ext.check_output("donation-pending list donate-api")
+    lines = crm_int.check_output("donation-queue status").splitlines()
+    assert [line.split()[0] for line in lines if "proof none" in line] == ["donate-api", "test-donate-api"]
+
+
 # Bad input
 
 
@@ -393,11 +530,24 @@ def test_another_content_type_is_refused(post):
         assert (status, answer["error"]["code"]) == (415, "media_type_unsupported")
 
 
+@pytest.mark.mutates
+def test_an_address_may_not_ask_without_end_and_others_do_not_notice(world, browse):
+    """Questions have a bound, too: health, notices, what a browser asks before it posts."""
+    ask = "curl -s -o /dev/null -w '%{http_code}\\n' --cacert /etc/ssl/lab-ca.pem --interface 198.51.100.30"
+    codes = world.check_output(f"{ask} '{TEST_API}/health?[1-700]' | sort | uniq -c").split()
+    counts = dict(zip(codes[1::2], map(int, codes[::2]), strict=True))
+    assert set(counts) == {"200", "429"}
+    assert 550 <= counts["200"] <= 650
+    post = f"{ask} -X POST -H 'Content-Type: application/json' -d '{{}}' {TEST_API}/donations"
+    assert world.check_output(post) == "422"
+    assert browse(f"{TEST_API}/health")[0] == 200
+
+
 # Isolation
 
 
 def test_each_site_pushes_into_its_own_queue_only(crm_int, vault):
-    """Staging's key, once leaked, must not invent donations in production (S7, S13)."""
+    """Staging's key, once leaked, must not invent donations in production, nor take its memory (S7, S13)."""
     for owner in SITES:
         writer, worker = (vault["vault_donation_queues"][owner][role] for role in ("writer", "worker"))
         for name in SITES:
@@ -411,12 +561,24 @@ def test_each_site_pushes_into_its_own_queue_only(crm_int, vault):
 
 def redis(host, commands: list[str], user: str, password: str) -> list[str]:
     """Answers to commands on one connection, an empty one for an empty list; the password goes by standard input."""
-    login = f"redis-cli -h 10.77.0.11 --user {user} --no-auth-warning"
+    port = 6380 if "staging" in user or "test" in user else 6379
+    login = f"redis-cli -h 10.77.0.11 -p {port} --user {user} --no-auth-warning"
     script = f"read -r REDISCLI_AUTH; export REDISCLI_AUTH; {login}"
     lines = shlex.join([password, *commands])
     output = host.check_output(f"printf '%s\\n' {lines} | sh -c '{script}'")
     answers = [line for line in output.splitlines() if line]
     return answers or [""]
+
+
+def test_test_and_staging_have_a_queue_of_their_own(crm_int, crm_ext, vault):
+    """Production's server does not know their users, and their API does not reach it: no flood takes its memory."""
+    for name in SITES[1:]:
+        writer = vault["vault_donation_queues"][name]["writer"]
+        login = f"redis-cli -h 10.77.0.11 --user writer-{name} --no-auth-warning ping"
+        script = f"read -r REDISCLI_AUTH; export REDISCLI_AUTH; {login}"
+        assert "WRONGPASS" in crm_int.run(f"printf '%s\\n' {writer} | sh -c '{script}' 2>&1").stdout, name
+        assert crm_ext.run(f"runuser -u {name} -- timeout 5 bash -c '</dev/tcp/10.77.0.11/6379'").rc != 0, name
+        assert crm_ext.run(f"runuser -u {name} -- timeout 5 bash -c '</dev/tcp/10.77.0.11/6380'").rc == 0, name
 
 
 def test_nobody_else_on_ext_reads_a_sites_donations_or_its_password(crm_ext):

@@ -271,7 +271,6 @@ def test_a_cache_runs_no_scripts(crm_int, site):
         "function list",
         "script load 'return 1'",
         "config set dir /tmp",
-        "debug sleep 0",
     ):
         assert "NOPERM" in crm_int.check_output(f"{cli} {call}"), call
     assert "NOPERM" in crm_int.check_output(f"{cli} migrate 127.0.0.1 6379 isolation 0 100")

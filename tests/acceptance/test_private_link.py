@@ -51,7 +51,7 @@ def test_inner_addresses_reach_each_other(crm_int, eventually, family):
 def test_services_bind_to_inner_addresses_that_exist_before_them(crm_int):
     """Redis' queue and Apache listen on the inner address, also after the reboot that precedes these tests."""
     listening = crm_int.check_output("ss -Hlnt")
-    for address in ("10.77.0.11:443", "[fd77::11]:443", "10.77.0.11:6379", "[fd77::11]:6379"):
+    for address in ("10.77.0.11:443", "[fd77::11]:443", "10.77.0.11:6379", "[fd77::11]:6379", "10.77.0.11:6380"):
         assert address in listening
     assert "0.0.0.0:443" not in listening
     order = crm_int.check_output("systemctl show -p Before --value ipsec-inner-addresses.service")
@@ -466,7 +466,7 @@ STOP = "/run/acceptance-stop"
 WRITER = r"""
 import os, socket, sys, time
 password = sys.stdin.readline().strip()
-queue = socket.create_connection(("10.77.0.11", 6379), 10)
+queue = socket.create_connection(("10.77.0.11", 6380), 10)
 queue.settimeout(15)  # TCP would bridge minutes: a write that waits longer than this met an outage
 def ask(*words):
     strings = [b"$%d\r\n%s\r\n" % (len(word), word.encode()) for word in words]
@@ -493,7 +493,8 @@ def writes_to_the_queue(crm_int, crm_ext, vault) -> Iterator[None]:
 
     At least 1,000; none may fail and all must be in the queue afterwards.
     """
-    worker = "read -r REDISCLI_AUTH; export REDISCLI_AUTH; redis-cli -h 10.77.0.11 --user worker --no-auth-warning"
+    ask = "redis-cli -h 10.77.0.11 -p 6380 --user worker --no-auth-warning"
+    worker = f"read -r REDISCLI_AUTH; export REDISCLI_AUTH; {ask}"
     worker = f"printf '%s\\n' '{vault['vault_queue']['worker']}' | sh -c '{worker}"
     crm_ext.check_output(f"rm -f {STOP}")
     crm_int.check_output(f"{worker} DEL {QUEUE}'")

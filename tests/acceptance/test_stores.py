@@ -138,9 +138,9 @@ def test_a_dump_may_do_no_more_than_its_site(crm_int):
     assert "ALL PRIVILEGES" not in grants and grants.count("*'") + grants.count("'*") == 1
 
 
-def redis(host, command: str, user: str = "", password: str = "") -> str:
+def redis(host, command: str, user: str = "", password: str = "", port: int = 6379) -> str:
     """Ask the queue on int's inner address; the password goes by the environment, as redis-cli wants it."""
-    login = f"--user {user}" if user else ""
+    login = f"-p {port} --user {user}" if user else f"-p {port}"
     script = f"read -r REDISCLI_AUTH; export REDISCLI_AUTH; redis-cli -h 10.77.0.11 {login} --no-auth-warning {command}"
     done = host.run(f"printf '%s\\n' '{password}' | sh -c '{script}' 2>&1")
     return done.stdout.strip()
@@ -157,16 +157,16 @@ def test_the_writer_may_push_donations_and_nothing_else(crm_int, vault):
     # staging's queue: nobody works on it.
     key, writer = "donations:staging-donate-api", vault["vault_donation_queues"]["staging-donate-api"]["writer"]
     worker = vault["vault_queue"]["worker"]
-    assert redis(crm_int, f"LPUSH {key} x", "writer-staging-donate-api", writer) == "1"
+    assert redis(crm_int, f"LPUSH {key} x", "writer-staging-donate-api", writer, 6380) == "1"
     try:
         for command in (
             f"LRANGE {key} 0 -1", f"RPOP {key}", f"DEL {key}",
             "CONFIG GET dir", "FLUSHALL", "KEYS x", "LPUSH other:key x",
         ):  # fmt: skip
-            assert "NOPERM" in redis(crm_int, command, "writer-staging-donate-api", writer), command
-        assert redis(crm_int, "CONFIG GET appendfsync", "worker", worker).split() == ["appendfsync", "always"]
+            assert "NOPERM" in redis(crm_int, command, "writer-staging-donate-api", writer, 6380), command
+        assert redis(crm_int, "CONFIG GET appendfsync", "worker", worker, 6380).split() == ["appendfsync", "always"]
     finally:
-        assert redis(crm_int, f"DEL {key}", "worker", worker) == "1"
+        assert redis(crm_int, f"DEL {key}", "worker", worker, 6380) == "1"
 
 
 def test_each_sites_cache_is_for_its_own_group(crm_int):

@@ -28,6 +28,7 @@ OTHERS = {
     "tests/tools/*.mjs": "the lab's acceptance tests run it; node is not on every controller",
     "roles/mail_metrics/*.mtail": "mtail, before the role installs it and in the acceptance tests",
     "roles/mail_tools/*/lnav/*.json": "tests/unit/test_lnav_format.py",
+    "tools/src/civicrm_tools/donations/fields.json": "tests/unit/test_donation_form.py",
     "*.service": "systemd, in the lab",
 }
 

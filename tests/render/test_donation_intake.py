@@ -4,6 +4,8 @@ import json
 import re
 
 import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 from loading import ROOT
 
 SITE = {
@@ -87,3 +89,34 @@ def test_addresses_of_donors_are_gone_after_the_days_of_the_inventory(intake, da
     assert "/var/log/apache2/donation-api/*.log {" in text
     assert f"    rotate {old_files}\n" in text
     assert {"    daily", "    ifempty"} <= set(text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("changes", "before", "refused"),
+    [
+        ({}, [], ["donate-api"]),
+        ({"proof": "none"}, ["/etc/donation-intake/another.json"], ["donate-api"]),
+        ({}, ["/etc/donation-intake/donate-api.json"], []),
+        ({"unproved_since": "2026-01-01"}, [], []),
+        ({"proof": "notice"}, [], []),
+        ({"environment": "test"}, [], []),
+        ({"state": "planned"}, [], []),
+    ],
+)
+def test_a_new_production_site_may_not_take_whatever_is_posted_for_paid(render, changes, before, refused):
+    """One that is on the host, or was on a former one, goes on."""
+    loader = DataLoader()
+    scope = loader.load_from_file(str(ROOT / "roles/civicrm_ext/vars/main.yml"), trusted_as_template=True)
+    site = {"name": "donate-api", "server_name": "donate-api.example.org", "environment": "production"}
+    scope |= {"civicrm_ext_api_sites": [site | changes], "__civicrm_ext_intakes_before": {"stdout_lines": before}}
+    templar = Templar(loader=loader, variables=scope)
+    assert templar.template(trust_as_template("{{ __civicrm_ext_new_unproved }}")) == refused
+
+
+def test_a_site_that_is_proved_gets_the_providers_keys_and_its_own_queue(intake):
+    secrets = {SITE["name"]: {"notice_keys": ["new", "old"], "lookup_key": "rk"}, "another": {"notice_keys": ["x"]}}
+    site = SITE | {"proof": "notice", "queue_port": 6380}
+    config = json.loads(intake("etc/donation-intake/site.json", site, donation_intake_payment_secrets=secrets))
+    assert (config["proof"], config["noticeKeys"], config["paymentKey"]) == ("notice", ["new", "old"], "rk")
+    assert (config["queuePort"], config["paymentUrl"]) == (6380, "https://api.stripe.com")
+    assert json.loads(intake("etc/donation-intake/site.json", SITE))["proof"] == "none"

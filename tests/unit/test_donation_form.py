@@ -33,7 +33,8 @@ namespace DonationIntake {
     Fields::$path = '%s';
     $class = new \\ReflectionClass(Config::class);
     $config = $class->newInstanceWithoutConstructor();
-    foreach (['currencies' => ['EUR'], 'campaigns' => ['general'], 'amountMax' => 1000] as $name => $value) {
+    $settings = ['currencies' => ['EUR'], 'campaigns' => ['general'], 'amountMax' => 1000, 'proof' => 'none'];
+    foreach ($settings as $name => $value) {
         (fn () => $this->$name = $value)->call($config);
     }
     while (($line = fgets(STDIN)) !== false) {

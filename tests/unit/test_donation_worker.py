@@ -91,6 +91,7 @@ def settings(tmp_path: Path, redis) -> dict:
         "financial_type": "Donation",
         "payment_instrument": "Credit Card",
         "test": False,
+        "proof": "notice",
         "campaigns_version": "v1",
     }
 
@@ -616,7 +617,14 @@ def test_the_tool_shows_lengths_and_counters(redis, tool, capsys):
     state = json.loads(capsys.readouterr().out)["donate-api"]
     assert (state["length"], state["in_flight"], state["dead"], state["created"]) == (2, 0, 0, 7)
     assert tool(["status"]) == 0
-    assert "donate-api" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "donate-api" in shown and "proof" not in shown
+
+
+def test_status_says_of_a_queue_that_nobody_proves_its_donations(tmp_path, settings, tool, capsys):
+    (tmp_path / "donate-api.json").write_text(json.dumps(settings | {"proof": "none"}))
+    assert tool(["status"]) == 0
+    assert "(proof none: whatever is posted is taken for paid)" in capsys.readouterr().out
 
 
 def test_dead_letters_are_listed_retried_and_dropped_by_id(redis, tool, capsys):

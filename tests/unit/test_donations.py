@@ -55,10 +55,22 @@ def test_a_queue_has_a_worker_only_where_its_site_runs_an_application():
 
 def test_only_users_with_a_worker_reach_the_queue():
     """The sites' users are confined: what no entry opens is closed, on the host's own addresses too."""
+    running = STAGING_CRM | {"api_command": "/usr/bin/cv"}
+    apart = donations.donation_firewall_entries(donations.donation_queues([API, STAGING], [CRM, running]), ["x"])
+    assert [(entry["who"], entry["service"]) for entry in apart] == [
+        (["crm"], "redis"),
+        (["staging-crm"], "redis_trial"),
+    ]
     queues = donations.donation_queues([API, STAGING, API | {"name": "api-donate"}], [CRM, STAGING_CRM])
     (entry,) = donations.donation_firewall_entries(queues, ["@own_inner"])
     assert (entry["who"], entry["where"], entry["service"]) == (["crm"], ["@own_inner"], "redis")
     assert donations.donation_firewall_entries(donations.donation_queues([STAGING], [STAGING_CRM]), ["x"]) == []
+
+
+def test_test_and_staging_have_a_queue_of_their_own():
+    """What they try out, or a flood there, takes none of production's memory; both sides name the same port."""
+    intakes, queues = (donations.donation_intakes([API, STAGING]), donations.donation_queues([API, STAGING], []))
+    assert [site["queue_port"] for site in intakes] == [queue["redis_port"] for queue in queues] == [6379, 6380]
 
 
 def test_only_sites_that_run_the_intake_get_it():
@@ -95,6 +107,17 @@ def test_the_version_of_the_campaigns_follows_their_content_and_not_their_order(
     assert donations.campaigns_version([two, one]) == version
     for other in ([one], [one, two | {"state": "closed"}], [one, two | {"title": "x"}]):
         assert donations.campaigns_version(other) != version
+
+
+def test_a_production_site_whose_donations_nobody_proves_is_named():
+    """Whatever is posted there is recorded as paid: the preflight says so, and refuses a new one."""
+    proved = [API | {"proof": "notice"}, API | {"proof": "lookup"}]
+    others = [STAGING, API | {"state": "planned"}, API | {"application": "none"}]
+    assert donations.unproved_sites([*proved, *others]) == []
+    assert donations.unproved_sites([API, API | {"proof": "none", "name": "api-donate"}]) == [
+        "donate-api",
+        "api-donate",
+    ]
 
 
 def test_an_older_vault_gets_the_queues_secrets_and_keeps_its_own():

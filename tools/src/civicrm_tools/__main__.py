@@ -44,6 +44,7 @@ COMMANDS = {
     # Donations
     "donation-campaigns": "donations.campaigns",
     "donation-intake-metrics": "donations.intake_metrics",
+    "donation-pending": "donations.pending",
     "donation-queue": "donations.queue_tool",
     "donation-switch": "donations.switch",
     "donation-worker": "donations.worker",

@@ -36,6 +36,7 @@ class Config:
     financial_type: str
     payment_instrument: str
     test: bool  # every contribution is marked as a test
+    proof: str  # when ext takes a donation for paid: none, notice, lookup
     campaigns_version: str
 
     @classmethod

@@ -22,8 +22,19 @@ STATE = Path("/var/lib/donation-intake")
 REFUSALS = (
     "campaign_unknown", "currency_unknown", "field_invalid", "field_missing", "field_unknown", "internal_error",
     "json_malformed", "key_reused", "media_type_unsupported", "method_not_allowed", "not_found", "origin_not_allowed",
-    "switched_off", "too_large", "unavailable",
+    "signature_invalid", "switched_off", "too_large", "unavailable",
 )  # fmt: skip
+
+COUNTERS = {
+    "proved_total": "Donations handed on when their payment proved them.",
+    "odd_total": "Donations whose payment proves another one, or another amount.",
+    "undone_total": "Payments taken back after their donation was handed on.",
+    "pending_evicted_total": "Unproved donations forgotten as there were too many.",
+    "pending_expired_total": "Unproved donations forgotten after their days.",
+    "notices_total": "Signed notices of the payment provider.",
+    "lookups_total": "Questions to the payment provider.",
+    "lookups_failed_total": "Questions to which it gave no answer.",
+}
 
 
 def read_counters(path: Path) -> dict[str, int]:
@@ -48,9 +59,12 @@ def families(site: str, config: Path, state: Path, now: float) -> list[Family]:
     length, oldest = spool(state / site / "spool", now)
     version = files.read_json(config / f"{site}.json", lambda raw: str(raw["campaignsVersion"]))
     accepted = [
-        ({"site": site, "status": status}, counts.get(f"accepted_{status}", 0)) for status in ("queued", "spooled")
+        ({"site": site, "status": status}, counts.get(f"accepted_{status}", 0))
+        for status in ("pending", "queued", "spooled")
     ]
     refused = [({"site": site, "code": code}, counts.get(f"refused_{code}", 0)) for code in REFUSALS]
+    waiting = read_counters(state / site / "pending.json")
+    oldest_pending = max(0, int(now) - waiting["since"]) if waiting.get("since") else 0
     is_on = not switch(config, site).exists()
     return [
         Family("donation_intake_accepted_total", "counter", "Donations accepted.", accepted),
@@ -60,6 +74,10 @@ def families(site: str, config: Path, state: Path, now: float) -> list[Family]:
             for name, kind, text, value in (
                 ("replayed_total", "counter", "Requests that had been accepted before.", counts.get("replayed", 0)),
                 ("drained_total", "counter", "Donations sent from the spool to the queue.", counts.get("drained", 0)),
+                *((n, "counter", text, counts.get(n.removesuffix("_total"), 0)) for n, text in COUNTERS.items()),
+                ("pending_length", "gauge", "Donations that wait for their proof.", waiting.get("length", 0)),
+                ("pending_odd", "gauge", "Those whose payment is another's.", waiting.get("odd", 0)),
+                ("pending_oldest_seconds", "gauge", "Age of the oldest that waits for its proof.", oldest_pending),
                 ("spool_length", "gauge", "Donations in the spool.", length),
                 ("spool_oldest_seconds", "gauge", "Age of the oldest donation in the spool.", oldest),
                 ("switch_on", "gauge", "Whether the site takes donations.", is_on),

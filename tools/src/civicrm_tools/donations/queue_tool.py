@@ -33,7 +33,12 @@ def status(names: list[str]) -> dict[str, dict[str, Any]]:
     found = {}
     for name in names:
         config = Config.load(name)
-        state: dict[str, Any] = {"up": True, "enabled": config.enabled, "campaigns_version": config.campaigns_version}
+        state: dict[str, Any] = {
+            "up": True,
+            "enabled": config.enabled,
+            "proof": config.proof,
+            "campaigns_version": config.campaigns_version,
+        }
         try:
             state |= connect(config).state()
         except (RedisGone, RedisError) as error:
@@ -111,7 +116,9 @@ def show_status(names: list[str], as_json: bool) -> int:
         for name, state in states.items():
             if state["up"]:
                 numbers = [f"{state[c]:>10}" for c in columns]
-                print(f"{name:24}", *numbers, "" if state["enabled"] else " (no worker: its site has no application)")
+                remarks = [] if state["enabled"] else ["no worker: its site has no application"]
+                remarks += ["proof none: whatever is posted is taken for paid"] if state["proof"] == "none" else []
+                print(f"{name:24}", *numbers, f" ({'; '.join(remarks)})" if remarks else "")
             else:
                 print(f"{name:24} Redis: {state['error']}")
     return int(not all(state["up"] for state in states.values()))

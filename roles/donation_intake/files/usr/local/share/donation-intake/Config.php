@@ -10,6 +10,8 @@ final class Config
      * @param string[] $origins of pages that may post, as browsers send them
      * @param string[] $campaigns names that are accepted
      * @param string[] $currencies ISO 4217 codes that are accepted
+     * @param string $proof none (a donation that was posted is taken for paid), notice or lookup
+     * @param string[] $noticeKeys with which the payment provider signs notices
      */
     private function __construct(
         public readonly string $site,
@@ -24,15 +26,25 @@ final class Config
         public readonly int $bodyMaxBytes,
         public readonly int $keyHours,
         public readonly int $spoolMinFreeMb,
+        public readonly int $spoolMax,
         public readonly int $retryAfterSeconds,
         public readonly string $queueHost,
         public readonly int $queuePort,
         public readonly string $queueUser,
         public readonly string $queuePassword,
         public readonly string $queueKey,
+        public readonly int $queueMax,
         public readonly float $connectTimeoutSeconds,
         public readonly float $readTimeoutSeconds,
         public readonly int $pauseSeconds,
+        public readonly string $proof,
+        public readonly array $noticeKeys,
+        public readonly string $paymentUrl,
+        public readonly string $paymentKey,
+        public readonly int $lookupsAtOnce,
+        public readonly int $pendingMax,
+        public readonly int $pendingDays,
+        public readonly int $paymentDays,
     ) {
     }
 

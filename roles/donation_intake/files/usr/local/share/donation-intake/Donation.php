@@ -49,9 +49,26 @@ final class Donation
             'amount' => self::amount($data, $currency, $config->amountMax),
             'currency' => $currency,
             'campaign' => $campaign,
-            'payment_reference' => self::known($data, 'payment_reference'),
+            'payment_reference' => self::reference($data, $config),
             'contact' => self::contact($data['contact']),
         ];
+    }
+
+    private static function reference(array $data, Config $config): string
+    {
+        $reference = self::known($data, 'payment_reference');
+        if ($config->proof !== 'none' && !Payment::isReference($reference)) {
+            throw new Refusal(422, 'field_invalid', "payment_reference must be the payment provider's: ch_... or pi_...", 'payment_reference');
+        }
+        return $reference;
+    }
+
+    /** An amount as payment providers count it: 2500 for "25.00" EUR, and for "25" of a currency without decimals 25. */
+    public static function minor(string $amount, string $currency): int
+    {
+        // Without decimals since, but Stripe goes on counting them in hundredths.
+        $hundredths = in_array($currency, ['ISK', 'UGX'], true) && !str_contains($amount, '.') ? '00' : '';
+        return (int) (str_replace('.', '', $amount) . $hundredths);
     }
 
     /** Money is a string of digits and never a float. */

@@ -10,6 +10,7 @@ final class Intake
     private readonly Spool $spool;
     private readonly Keys $keys;
     private readonly Counters $counters;
+    private readonly Pending $pending;
 
     public function __construct(private readonly Config $config)
     {
@@ -17,10 +18,11 @@ final class Intake
         $this->spool = new Spool($config->stateDir, $config->spoolMinFreeMb);
         $this->keys = new Keys($config->stateDir);
         $this->counters = new Counters($config->stateDir);
+        $this->pending = new Pending($config, $this->spool, $this->counters);
     }
 
     /**
-     * @return array{id: string, status: string} status: queued or spooled
+     * @return array{id: string, status: string} status: queued or spooled, or pending until it is proved
      * @throws Refusal
      */
     public function accept(string $body): array
@@ -35,6 +37,28 @@ final class Intake
         }
         $this->counters->add($done['replayed'] ? 'replayed' : "accepted_{$done['status']}");
         return ['id' => $id, 'status' => $done['status']];
+    }
+
+    /**
+     * Take a notice of the payment provider.
+     *
+     * @return array{status: string}
+     * @throws Refusal
+     */
+    public function notice(string $body, string $signature): array
+    {
+        $payment = (new Provider($this->config))->notice($body, $signature);
+        $this->counters->add('notices');
+        if ($payment === null) {
+            return ['status' => 'ignored'];
+        }
+        try {
+            $this->pending->note($payment);
+        } catch (\RuntimeException $e) {
+            error_log("a notice was refused: {$e->getMessage()}");
+            throw $this->unavailable();
+        }
+        return ['status' => 'noted'];
     }
 
     public function isSwitchedOff(): bool
@@ -73,21 +97,40 @@ final class Intake
             'campaigns_version' => $this->config->campaignsVersion,
             'donation' => $donation,
         ]);
+        if ($this->config->proof !== 'none') {
+            return $this->stored($id, fn (): string => $this->pending->put($id, $donation['payment_reference'], $job));
+        }
         try {
-            if (!$this->queue->isPaused()) {
+            if (!$this->queue->isPaused() && !$this->queue->isFull()) {
                 $this->queue->push($job);
                 return 'queued';
             }
         } catch (QueueFailure $e) {
             error_log("donation $id goes to the spool: {$e->getMessage()}");
         }
-        try {
+        return $this->stored($id, function () use ($id, $job): string {
+            if (is_file("{$this->config->stateDir}/spool-full")) {
+                throw new \RuntimeException('the spool has as many as it may');
+            }
             $this->spool->put($id, $job);
+            return 'spooled';
+        });
+    }
+
+    /** @throws Refusal */
+    private function stored(string $id, callable $store): string
+    {
+        try {
+            return $store();
         } catch (\RuntimeException $e) {
             error_log("donation $id was refused: {$e->getMessage()}");
-            throw new Refusal(503, 'unavailable', 'Donations cannot be stored now. Try again later.', null, $this->retryAfter());
+            throw $this->unavailable();
         }
-        return 'spooled';
+    }
+
+    private function unavailable(): Refusal
+    {
+        return new Refusal(503, 'unavailable', 'Donations cannot be stored now. Try again later.', null, $this->retryAfter());
     }
 
     /** @return array<string, string> */

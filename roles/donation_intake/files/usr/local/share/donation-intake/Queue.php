@@ -7,11 +7,14 @@ namespace DonationIntake;
 final class Queue
 {
     private ?\Redis $redis = null;
+    private const FULL_SECONDS = 60;
     private readonly string $pauseFile;
+    private readonly string $fullFile;
 
     public function __construct(private readonly Config $config)
     {
         $this->pauseFile = "{$config->stateDir}/queue-paused";
+        $this->fullFile = "{$config->stateDir}/queue-full";
     }
 
     /**
@@ -23,12 +26,26 @@ final class Queue
         return $since !== false && abs(time() - $since) < $this->config->pauseSeconds;
     }
 
+    /** Whether the site had its share of the queue a moment ago; the memory there is other sites', too. */
+    public function isFull(): bool
+    {
+        $since = @filemtime($this->fullFile);
+        return $since !== false && abs(time() - $since) < self::FULL_SECONDS;
+    }
+
     /** @throws QueueFailure when the jobs may not be in the queue */
     public function push(string ...$jobs): void
     {
-        $this->call(function (\Redis $redis) use ($jobs): bool {
-            return is_int($redis->lPush($this->config->queueKey, ...$jobs));
+        $length = 0;
+        $this->call(function (\Redis $redis) use ($jobs, &$length): bool {
+            return is_int($length = $redis->lPush($this->config->queueKey, ...$jobs));
         });
+        // Redis says how long the list is now; this user could not ask.
+        if ($length > $this->config->queueMax) {
+            @touch($this->fullFile);
+        } elseif (is_file($this->fullFile)) {
+            @unlink($this->fullFile);
+        }
     }
 
     public function isReachable(): bool

@@ -10,7 +10,7 @@ final class Refusal extends \RuntimeException
     public const CODES = [
         'campaign_unknown', 'currency_unknown', 'field_invalid', 'field_missing', 'field_unknown', 'internal_error',
         'json_malformed', 'key_reused', 'media_type_unsupported', 'method_not_allowed', 'not_found',
-        'origin_not_allowed', 'switched_off', 'too_large', 'unavailable',
+        'origin_not_allowed', 'signature_invalid', 'switched_off', 'too_large', 'unavailable',
     ];
 
     /** @param array<string, string> $headers */

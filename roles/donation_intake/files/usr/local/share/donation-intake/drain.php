@@ -15,9 +15,31 @@ umask(0077);
 $config = Config::load($argv[1] ?? '');
 $queue = new Queue($config);
 $spool = new Spool($config->stateDir, 0);
+$counters = new Counters($config->stateDir);
+$pending = new Pending($config, $spool, $counters);
+if ($config->proof === 'lookup') {
+    $pending->lookUp(new Provider($config), $config->lookupsAtOnce);
+}
+$pending->settleAll(BATCH);
+$pending->evict();
+
 $files = $spool->files();
+// A site's share of the disk; what is proved is spooled all the same.
+$full = "{$config->stateDir}/spool-full";
+if (count($files) > $config->spoolMax) {
+    touch($full);
+    printf("%d donations wait, more than the site may: it takes none\n", count($files));
+} elseif (is_file($full)) {
+    unlink($full);
+}
+// What comes meanwhile goes with the next run.
+$files = array_slice($files, 0, BATCH * 100);
 $drained = 0;
 foreach (array_chunk($files, BATCH) as $batch) {
+    if ($queue->isFull()) {
+        printf("%d donations wait: the queue has as many of this site as it may\n", count($files) - $drained);
+        break;
+    }
     $jobs = array_map('file_get_contents', $batch);
     if (in_array(false, $jobs, true)) {
         fwrite(STDERR, "the spool cannot be read\n");
@@ -31,7 +53,7 @@ foreach (array_chunk($files, BATCH) as $batch) {
     }
     array_map('unlink', $batch);
     $drained += count($batch);
-    (new Counters($config->stateDir))->add('drained', count($batch));
+    $counters->add('drained', count($batch));
 }
 if ($drained > 0) {
     echo "$drained donations handed to the queue\n";
@@ -42,5 +64,6 @@ $tidied = "{$config->stateDir}/tidied";
 if ((int) @filemtime($tidied) < time() - 3600) {
     $spool->removeLeftovers();
     (new Keys($config->stateDir))->purge($config->keyHours * 3600);
+    $pending->purge($config->paymentDays * 86400);
     touch($tidied);
 }

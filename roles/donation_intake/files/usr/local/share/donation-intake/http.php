@@ -46,7 +46,11 @@ function respond(Config $config, Intake $intake): array
 {
     allow_origin($config);
     $path = parse_url($_SERVER['REQUEST_URI'] ?? '/', PHP_URL_PATH);
-    $methods = ['/' => ['GET', 'HEAD'], '/health' => ['GET', 'HEAD'], '/donations' => ['POST', 'OPTIONS']][$path] ?? null;
+    $known = ['/' => ['GET', 'HEAD'], '/health' => ['GET', 'HEAD'], '/donations' => ['POST', 'OPTIONS']];
+    if ($config->proof === 'notice') {
+        $known['/notices'] = ['POST'];
+    }
+    $methods = $known[$path] ?? null;
     if ($methods === null) {
         throw new Refusal(404, 'not_found', 'There is nothing here.');
     }
@@ -63,6 +67,10 @@ function respond(Config $config, Intake $intake): array
     }
     if ($method !== 'POST') {
         return [200, $intake->health(), []];
+    }
+    // Also while donations are not taken: what was accepted goes its way.
+    if ($path === '/notices') {
+        return [200, $intake->notice(body(Provider::NOTICE_MAX_BYTES), $_SERVER['HTTP_STRIPE_SIGNATURE'] ?? ''), []];
     }
     if ($intake->isSwitchedOff()) {
         throw new Refusal(503, 'switched_off', 'Donations are not taken at the moment.', null, $intake->retryAfter());
@@ -97,7 +105,7 @@ function body(int $maxBytes): string
     $large = (int) ($_SERVER['CONTENT_LENGTH'] ?? 0) > $maxBytes;
     $body = $large ? '' : (string) file_get_contents('php://input', false, null, 0, $maxBytes + 1);
     if ($large || strlen($body) > $maxBytes) {
-        throw new Refusal(413, 'too_large', "A donation has at most $maxBytes bytes.");
+        throw new Refusal(413, 'too_large', "A request has at most $maxBytes bytes.");
     }
     return $body;
 }

@@ -1,6 +1,6 @@
 <?php
 declare(strict_types=1);
 
-foreach (['Refusal', 'Config', 'Country', 'Fields', 'Email', 'Donation', 'Queue', 'Spool', 'Keys', 'Counters', 'Intake'] as $name) {
+foreach (['Refusal', 'Config', 'Country', 'Fields', 'Email', 'Payment', 'Donation', 'Queue', 'Disk', 'Spool', 'Keys', 'Counters', 'Pending', 'Provider', 'Intake'] as $name) {
     require_once __DIR__ . "/$name.php";
 }
