@@ -274,14 +274,14 @@ INT = SYSTEM | {
     r"u_str /run/dovecot/quota-warning": {f"vmail-{name}" for name in CRM},
     r"u_str /run/dovecot/(auth-(client|login|userdb|worker)|dict(-async)?|stats-writer)": {"dovecot"},
     r"u_str /run/dovecot/(imap-hibernate|imap-urlauth-worker|indexer-worker)": {"dovecot"},
-    r"u_str /run/php/[a-z-]+\.sock": {"www-data"},
-    **{rf"u_str {site['cache_socket']}": {site["user"], "redis"} for site in CRM.values()},
+    r"u_str /run/php(-fpm-[a-z-]+)?/[a-z-]+\.sock": {"www-data"},
+    **{rf"u_str {site['cache_socket']}": {site["user"], f"redis-{site['cache_instance']}"} for site in CRM.values()},
 }
 EXT = SYSTEM | {
     r"(tcp|udp) \[(127\.0\.0\.1|::1)\]:53": SYSTEM[r"(tcp|udp) \[(127\.0\.0\.1|::1)\]:53"]
     | {"www-data", *(site["user"] for site in APIS.values())},
     r"tcp \[\S+\]:(80|443)": {"_apt"},
-    r"u_str /run/php/[a-z-]+\.sock": {"www-data"},
+    r"u_str /run/php(-fpm-[a-z-]+)?/[a-z-]+\.sock": {"www-data"},
 }
 
 
