@@ -327,9 +327,28 @@ def test_invented_donations_push_out_only_the_oldest_that_nobody_proved(site):
     assert kept == {f"ch_{n}" for n in range(40, 60)}
     assert json.loads((api.state / "pending.json").read_text())["length"] == 20
     # The site goes on, also for one that was pushed out: whoever posts again is taken again.
-    api.notice(charge(999))
-    assert api.post(999)["status"] == "spooled"
-    assert payers[0]["status"] == "pending"
+    again = api.post(900)
+    assert (again["id"], again["status"]) == (payers[0]["id"], "pending")
+    api.notice(charge(900))
+    assert [donation["payment_reference"] for donation in api.spooled()] == ["ch_901", "ch_900"]
+
+
+def test_who_posts_again_is_stored_again_and_not_twice(site):
+    """The answer "pending" was repeated for a donation that was dropped by hand, and lay nowhere."""
+    api = site()
+    first = api.post()
+    assert api.post() == first
+    (path,) = api.files("json")
+    path.unlink()
+    assert api.post() == first
+    assert len(api.files("json")) == 1
+    assert api.post(campaign="general", amount="26.00")["error"] == "key_reused"
+    assert len(api.files("json")) == 1
+    # Paid and handed on, it is so once more at most, as int knows the payment.
+    api.notice(charge())
+    assert [api.post()["status"] for _ in range(3)] == ["spooled"] * 3
+    assert len(api.spooled()) == 2
+    assert (api.counters()["accepted_pending"], api.counters()["replayed"]) == (1, 5)
 
 
 def test_who_never_pays_is_forgotten_after_the_days(site):

@@ -36,10 +36,10 @@ final class Pending
      */
     public function put(string $id, string $reference, string $job): string
     {
-        Disk::checkFree($this->dir, $this->config->spoolMinFreeMb);
         $hash = self::hash($reference);
-        // Posted again after the key was forgotten: it is there.
+        // Posted again: it is there, unless it was forgotten or handed on since. The worker finds out what was handed on twice.
         if (!glob("{$this->dir}/" . substr($hash, 0, 2) . "/$hash-*-$id.*")) {
+            Disk::checkFree($this->dir, $this->config->spoolMinFreeMb);
             $name = sprintf('%s-%016d-%s.json', $hash, (int) (microtime(true) * 1e6), $id);
             Disk::write("{$this->dir}/" . substr($hash, 0, 2), $name, $job);
         }
