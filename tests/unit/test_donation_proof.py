@@ -459,6 +459,42 @@ def test_the_oldest_is_looked_up_first_and_not_for_ever(site, provider):
     assert len(provider["asked"]) == 5
 
 
+def test_a_flood_pushes_out_nobody_whose_payment_was_never_looked_up(site, provider):
+    """Look-ups are slower than a flood: who had paid was forgotten before his turn. The site takes no further one then."""
+    api = site(proof="lookup", paymentUrl=provider["url"], pendingMax=20)
+    provider["answers"] = {f"/v1/charges/ch_{n}": (200, charge(n)) for n in (924, 999)}
+    for number in range(900, 925):
+        assert api.post(number)["status"] == "pending"
+    said = api.do("evict")["said"]
+    assert "25 donations wait for their first look-up, more than may" in said
+    assert "evicted" not in said
+    assert api.post(999)["error"] == "unavailable"
+    # What is there is answered as before.
+    assert api.post(900)["status"] == "pending"
+    api.do("look up", 3)
+    assert "3 donations that nobody proved are evicted" in api.do("evict")["said"]
+    assert api.post(999)["error"] == "unavailable"
+    api.do("look up", 10)
+    assert "2 donations that nobody proved are evicted" in api.do("evict")["said"]
+    assert api.post(999)["status"] == "pending"
+    api.do("look up", 20)
+    assert [donation["payment_reference"] for donation in api.spooled()] == ["ch_924", "ch_999"]
+    assert json.loads((api.state / "pending.json").read_text())["length"] == 20
+
+
+def test_one_payment_does_not_close_a_site_that_looks_payments_up(site, provider):
+    """Donations that name a known payment are never looked up: they go like those that were."""
+    api = site(proof="lookup", paymentUrl=provider["url"], pendingMax=5)
+    provider["answers"]["/v1/charges/ch_1"] = (200, charge(1))
+    api.post(1)
+    api.do("look up", 10)
+    for number in range(2, 10):
+        api.post(number, payment_reference="ch_1")
+    assert "3 donations that nobody proved are evicted" in api.do("evict")["said"]
+    assert len(api.files("odd")) == 5
+    assert api.post(10)["status"] == "pending"
+
+
 def test_a_site_without_proof_takes_donations_as_before(site):
     """Into the spool, as there is no queue here."""
     api = site(proof="none", queueHost="127.0.0.1", queuePort=1, pauseSeconds=1000)
