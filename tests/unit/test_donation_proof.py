@@ -7,6 +7,7 @@ import hmac
 import http.server
 import json
 import os
+import shutil
 import subprocess
 import threading
 import time
@@ -61,6 +62,23 @@ namespace DonationIntake {
 """
 
 
+# The drain with a queue that takes everything, into a file.
+DRAIN = """
+class RedisException extends \\Exception {}
+class Redis {
+    const OPT_MAX_RETRIES = 1;
+    public function connect() { return true; }
+    public function setOption() {}
+    public function auth() { return true; }
+    public function lPush($key, ...$jobs) {
+        file_put_contents($key, implode("\\n", $jobs) . "\\n", FILE_APPEND);
+        return count($jobs);
+    }
+}
+require '%s/drain.php';
+"""
+
+
 class Site:
     """A site of the donation API on a directory, without its web server and queue."""
 
@@ -68,15 +86,15 @@ class Site:
         self.state = directory
         for name in ("spool", "keys"):
             (directory / name).mkdir()
-        config = {
+        self.config = {
             "site": "donate-api", "environment": "production", "stateDir": str(directory), "proof": "notice",
             "currencies": ["EUR", "JPY"], "campaigns": ["general"], "campaignsVersion": "v1", "amountMax": 10000,
             "noticeKeys": [KEY, OLD_KEY], "paymentUrl": "", "paymentKey": "sk_1", "spoolMinFreeMb": 0,
             "retryAfterSeconds": 1, "pendingMax": 1000, "queueMax": 10, "spoolMax": 10, "pendingDays": 30,
             "paymentDays": 400, "lookupsAtOnce": 10,
-        }  # fmt: skip
+        } | settings  # fmt: skip
         program = DRIVER % (LIBRARY, form.TABLE)
-        command = ["php", "-d", "display_errors=stderr", "-r", program, "--", json.dumps(config | settings)]
+        command = ["php", "-d", "display_errors=stderr", "-r", program, "--", json.dumps(self.config)]
         self.errors = (directory / "errors").open("w+")
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self.errors, text=True, bufsize=1)
@@ -101,6 +119,19 @@ class Site:
         event = {"type": "charge.succeeded", "created": created or int(time.time()), "data": {"object": charge}}
         body = json.dumps(event)
         return self.do("notice", body, signature(body, key, at))
+
+    def drain(self) -> subprocess.CompletedProcess:
+        """Run the drain; what came into the queue is in the file "queue"."""
+        rest = {
+            "switchFile": "", "origins": [], "bodyMaxBytes": 1, "keyHours": 48, "queueHost": "", "queuePort": 1,
+            "queueUser": "", "queuePassword": "", "queueKey": str(self.state / "queue"), "connectTimeoutSeconds": 1,
+            "readTimeoutSeconds": 1, "pauseSeconds": 1,
+        }  # fmt: skip
+        path = self.state / "config.json"
+        path.write_text(json.dumps(rest | self.config))
+        # Without the machine's own extension for Redis.
+        command = ["php", "-n", "-d", "display_errors=stderr", "-r", DRAIN % LIBRARY, "--", str(path)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
 
     def files(self, ending: str) -> list[Path]:
         return sorted(self.state.glob(f"pending/*/*.{ending}"))
@@ -382,6 +413,34 @@ def test_donors_data_that_wait_are_the_sites_alone(site):
     assert [oct(p.stat().st_mode & 0o077) for p in (path, path.parent, path.parent.parent)] == ["0o0"] * 3
 
 
+def test_a_disk_that_takes_nothing_is_emptied_all_the_same(site, provider):
+    """The drain died of what it could not write, before it had handed on a thing: the disk stayed full for ever."""
+    api = site(proof="lookup", paymentUrl=provider["url"], pendingMax=3)
+    for number in range(6):
+        provider["answers"][f"/v1/charges/ch_{number}"] = (200, charge(number))
+        api.post(number)
+    api.do("look up", 1)
+    assert len(api.spooled()) == 1
+    # As on a full disk: neither a payment nor the list's state can be written.
+    shutil.rmtree(api.state / "proofs")
+    (api.state / "proofs").touch()
+    (api.state / "pending.json").mkdir()
+    done = api.drain()
+    assert (done.returncode, done.stderr) == (0, "")
+    queued = [json.loads(line)["donation"] for line in (api.state / "queue").read_text().splitlines()]
+    assert [donation["payment_reference"] for donation in queued] == ["ch_0"]
+    assert api.spooled() == []
+    assert done.stdout.splitlines()[0] == "1 donations handed to the queue"
+    assert done.stdout.count("what waits for its proof goes on waiting: the disk cannot be written") == 2
+    # With the disk, it goes on.
+    (api.state / "proofs").unlink()
+    (api.state / "proofs").mkdir()
+    (api.state / "pending.json").rmdir()
+    assert api.drain().returncode == 0
+    assert len(api.spooled()) == 5
+    assert json.loads((api.state / "pending.json").read_text())["length"] == 0
+
+
 # Look-up
 
 
@@ -460,7 +519,7 @@ def test_the_oldest_is_looked_up_first_and_not_for_ever(site, provider):
 
 
 def test_a_flood_pushes_out_nobody_whose_payment_was_never_looked_up(site, provider):
-    """Look-ups are slower than a flood: who had paid was forgotten before his turn. The site takes no further one then."""
+    """Look-ups are slower than a flood: who had paid was forgotten before his turn. Rather it takes no further one."""
     api = site(proof="lookup", paymentUrl=provider["url"], pendingMax=20)
     provider["answers"] = {f"/v1/charges/ch_{n}": (200, charge(n)) for n in (924, 999)}
     for number in range(900, 925):

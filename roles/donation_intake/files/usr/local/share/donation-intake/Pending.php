@@ -7,7 +7,8 @@ namespace DonationIntake;
  * Donations that nobody has proved yet, and the payments that the provider told of.
  *
  * pending/<hh>/<hash of the reference>-<microseconds since 1970>-<id>.json is a job that waits for its payment; its mtime is when
- * it is looked up next, a minute after it came or later once it was. It ends in .odd where its payment proves another donation, or another amount: a person must see it.
+ * it is looked up next: when it came, then a minute later or more. It ends in .odd where its payment proves another donation, or
+ * another amount: a person must see it.
  * proofs/<hh>/<hash of the payment's id>.json is a payment: {id, references, amount, currency, problem, at, proves}; one of another
  * reference's hash is {alias}. What a payment proves is written down before the donation is handed on, so that it never proves two.
  */
@@ -155,8 +156,12 @@ final class Pending
                 $failures[] = $e->getMessage();
                 continue;
             }
-            if ($payment !== null) {
-                $this->note($payment);
+            try {
+                $payment && $this->note($payment);
+            } catch (\RuntimeException $e) {
+                // The disk does not take the answer: as if nobody had asked.
+                is_file($entry['path']) && touch($entry['path'], intdiv($entry['micros'], 1000000));
+                throw $e;
             }
         }
         if ($failures) {
