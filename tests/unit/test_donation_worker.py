@@ -665,12 +665,17 @@ def test_dead_letters_are_listed_retried_and_dropped_by_id(redis, tool, capsys):
     assert "Lovelace" not in shown
     assert tool(["dead", "donate-api", "--json"]) == 0
     assert "Lovelace" in capsys.readouterr().out
+    capsys.readouterr()
+    assert tool(["retry", "donate-api", "none"]) == 3
+    assert capsys.readouterr().out == "'none' in donate-api was never a job: drop it\n"
     assert tool(["drop", "donate-api", "none"]) == 0
     assert tool(["drop", "donate-api", "id-2"]) == 0
     assert tool(["retry", "donate-api", "all"]) == 0
     assert redis.list(DEAD) == []
     assert [json.loads(j) for j in redis.list(QUEUE)] == [json.loads(job(3)), json.loads(job(1))]
+    capsys.readouterr()
     assert tool(["retry", "donate-api", "id-9"]) == 3
+    assert capsys.readouterr().out == "no dead letter 'id-9' in donate-api\n"
 
 
 def test_a_queue_that_is_away_has_a_metric_too(tmp_path, redis, tool):
