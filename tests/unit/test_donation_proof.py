@@ -291,6 +291,44 @@ def test_a_payment_that_is_taken_back_after_its_donation_went_on_is_told(site):
     assert api.counters()["undone"] == 1
 
 
+def dispute(number: int = 1, **changes) -> dict:
+    return {
+        "object": "dispute", "id": f"du_{number}", "charge": f"ch_{number}", "payment_intent": f"pi_{number}",
+        "livemode": True, "amount": 100, "currency": "eur", "status": "needs_response",
+    } | changes  # fmt: skip
+
+
+def test_a_payment_that_is_disputed_after_its_donation_went_on_is_told(site):
+    """The provider's event is of the dispute, not of the charge, and was ignored; told once, whatever comes of it."""
+    api = site()
+    identity = api.post()["id"]
+    api.notice(charge())
+    assert api.notice(dispute())["status"] == "noted"
+    assert api.notice(dispute(status="lost", payment_intent=None))["status"] == "noted"
+    assert f"the payment of donation {identity}, which was handed on, is now: disputed" in api.log()
+    assert api.counters()["undone"] == 1
+
+
+@pytest.mark.parametrize("reference", ["ch_1", "pi_1"])
+def test_a_payment_that_is_disputed_already_proves_nothing(site, reference):
+    """Also where the notice that it was paid comes late."""
+    api = site()
+    now = int(time.time())
+    api.notice(dispute(), created=now)
+    api.notice(charge(), created=now - 60)
+    assert api.post(payment_reference=reference)["status"] == "pending"
+    assert api.spooled() == []
+
+
+@pytest.mark.parametrize("changes", [{"charge": None}, {"charge": ["ch_1"]}, {"charge": "../x"}, {"object": "refund"}])
+def test_a_dispute_about_nothing_is_let_pass(site, changes):
+    api = site()
+    api.post()
+    api.notice(charge())
+    assert api.notice(dispute(**changes))["status"] == "ignored"
+    assert "undone" not in api.counters()
+
+
 def test_only_the_providers_signature_of_now_is_believed(site):
     """In constant time, with any of the keys, and over the whole body."""
     api = site()
