@@ -288,6 +288,21 @@ MISTAKES: dict[str, tuple[Callable[[Installation], object], str]] = {
         lambda c: c.write("group_vars/civicrm_ext/donation_intake.yml", "donation_intake_currencies: [usd]\n"),
         r"^donation_intake_currencies: three capital letters each, ",
     ),
+    "look-ups that the firewall does not let out": (
+        lambda c: (
+            c.edit(SITES, "proof: notice", "proof: lookup")
+            or c.edit(
+                "group_vars/civicrm_ext/civicrm_ext.yml",
+                "^civicrm_ext_payment_networks: .*",
+                r"civicrm_ext_payment_networks: []",
+            )
+        ),
+        r"^civicrm_ext_payment_networks: staging-donate-api: proof lookup needs the networks where the",
+    ),
+    "donation that is larger than Apache lets through": (
+        lambda c: c.write("group_vars/civicrm_ext/donation_intake.yml", "donation_intake_body_max_bytes: 65537\n"),
+        r"^donation_intake_body_max_bytes: 65537 is more than Apache lets through: raise civicrm_ext_public_body_",
+    ),
     "path of a backup that is none": (
         lambda c: c.edit("group_vars/civicrm_int/backup.yml", r"^backup_paths: .*", "backup_paths: [srv/mail]"),
         r"^backup_databases needs names of a-z, 0-9 and _; backup_paths absolute directories below /; ",
