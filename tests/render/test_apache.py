@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from ansible.parsing.dataloader import DataLoader
 from loading import ROOT
 
 
@@ -94,6 +95,22 @@ def test_sizes_are_the_given_ones(apache):
     )
     assert "LimitRequestBody 2097152\n" in text
     assert "MaxRequestWorkers 75\n" in text
+
+
+@pytest.mark.parametrize("profile", ["civicrm_ext", "civicrm_int"])
+@pytest.mark.parametrize("upload", [32, 100])
+def test_what_the_front_door_lets_in_passes_the_limit_of_both_hosts(apache, profile, upload):
+    """mod_proxy applies LimitRequestBody to a body that it has to put on the disk (AH01088): 413 for every upload."""
+    path = ROOT / "roles" / profile / "tasks/web.yml"
+    tasks = DataLoader().load_from_file(str(path), trusted_as_template=True)
+    (given,) = (task["vars"] for task in tasks if task["ansible.builtin.import_role"]["name"] == "apache")
+    text = apache(
+        "etc/apache2/conf-available/civicrm.conf",
+        civicrm_ext_upload_max_mb=upload,
+        **{name: given[name] for name in ("apache_request_body_max_mb",) if name in given},
+    )
+    limit = int(re.search(r"^LimitRequestBody (\d+)$", text, re.MULTILINE)[1])
+    assert limit == 0 or limit >= upload * 1024 * 1024
 
 
 def test_a_worker_gets_a_request_when_its_body_is_there(apache):

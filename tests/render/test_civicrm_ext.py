@@ -215,7 +215,7 @@ def test_opened_mails_do_not_count_as_a_flood(door):
 
 
 def test_bodies_have_a_limit_for_each_kind_of_path(ext, door, api):
-    """Set for mod_qos: Apache's own does not hold for what it hands on (N48)."""
+    """Set for mod_qos: Apache's own is one for all requests (N48)."""
     assert "QS_LimitRequestBody 33554432\n" in door
     assert "SetEnvIfExpr \"-n reqenv('public_path')\" QS_LimitRequestBody=65536\n" in door
     assert door.index("QS_LimitRequestBody=") > door.index("!public_path"), "after what takes the mark away"
