@@ -281,6 +281,24 @@ def test_an_uploaded_file_runs_no_script_as_the_site(browse, front_door, crm_int
         crm_int.check_output(f"rm {probe}")
 
 
+@pytest.mark.mutates
+@pytest.mark.parametrize("disposition", ["", "inline; filename=x.pdf"], ids=["shown", "sent as a file"])
+def test_a_pdf_is_shown(browse, front_door, crm_int, disposition):
+    """Chrome's viewer does not start in a sandbox. CiviCRM names the file."""
+    probe = "/srv/civicrm/test-crm/web/pdf-probe.php"
+    sent = "header('Content-Type: application/pdf');" + (
+        f"header('Content-Disposition: {disposition}');" if disposition else ""
+    )
+    crm_int.check_output(f'echo "<?php {sent} echo 1;" >{probe}')
+    try:
+        _, answer = browse(f"https://{CRM_SITES['test-crm']}/pdf-probe.php", user=front_door)
+        policies = re.findall(r"(?im)^content-security-policy: (.*?)\r?$", answer)
+        assert len(policies) == 1 and "sandbox" not in policies[0], answer
+        assert "application/pdf" in answer
+    finally:
+        crm_int.check_output(f"rm {probe}")
+
+
 @pytest.fixture(scope="module")
 def sslyze():
     """The command sslyze, in an environment of its own: it wants an older cryptography than the rest."""
