@@ -239,7 +239,7 @@ def test_apache_is_what_we_make_of_it_and_nothing_else(request, host_name, addre
         "http2",
         "include",
     }
-    assert host.check_output("ls /etc/apache2/conf-enabled").split() == ["civicrm.conf"]
+    assert host.check_output("ls /etc/apache2/conf-enabled").split() == ["civicrm.conf", "workers.conf"]
     answer = host.check_output(f"curl -ski https://{address}/icons/README https://{address}/server-status")
     assert re.findall(r"(?im)^server: (.*?)\r?$", answer) == ["Apache", "Apache"]
     assert re.findall(r"(?m)^HTTP/1.1 (\d+)", answer) == ["404", "404"]
