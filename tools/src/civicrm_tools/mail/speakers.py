@@ -1,9 +1,9 @@
 """Tell for whom who submits a message may speak: what is signed, and what is refused.
 
-The signer signs for the address in X-Signed-As alone (`SenderHeaders` of opendkim.conf(5)), which receipt-milter writes
-by this module, over whatever a message brings along. From is read strictly here: an address that another parser might
-find in it is signed for nobody. smtpd(8) hands over the envelope's sender as the client typed it, and takes quotes,
-routes and a trailing dot for the plain address: what is none here may be another's there, and is refused.
+The signer signs for the address in X-Signed-As (`SenderHeaders` of opendkim.conf(5)), which receipt-milter writes into
+each message by this module, over whatever it brings along. From is read strictly here: an address that another parser
+might find in it is signed for nobody. smtpd(8) hands over the envelope's sender as the client typed it, and takes
+quotes, routes and a trailing dot for the plain address: what is none here may be another's there, and is refused.
 
 Who submits is a site, by its uid or login; root, who speaks for all; another user who may submit, for this host; a
 relay client, for its listed addresses; this host's Postfix, for the host. Mail of a site that reaches nobody is neither
