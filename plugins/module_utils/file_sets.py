@@ -282,18 +282,23 @@ def refuse_below_lesser_users(targets: list[Target]) -> None:
         for above in map(str, Path(target.path).parents):
             if above in wanted:
                 holder = wanted[above]
-                mode, uid = holder.mode or 0, holder.uid or 0
+                mode, uid, gid = holder.mode or 0, holder.uid or 0, holder.gid or 0
             else:
                 try:
                     status = os.stat(above)
                 except FileNotFoundError:
                     continue
-                mode, uid = stat.S_IMODE(status.st_mode), status.st_uid
+                mode, uid, gid = stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
             if not set_journal.trusted(os.stat_result((mode, 0, 0, 0, uid, 0, 0, 0, 0, 0))):
-                owner = set_journal.name_of(uid)
+                if uid == 0:
+                    group = f"the group {set_journal.group_of(gid)}" if not mode & 0o002 else "everybody"
+                    who, mend = group, f"chmod go-w {above}"
+                else:
+                    who = set_journal.name_of(uid)
+                    mend = "make it root's, or let systemd-tmpfiles or StateDirectory make it"
                 raise Refused(
-                    f"{target.path}: {owner} can change {above} (mode {mode:04o}), and root writes nothing below a "
-                    "directory of a lesser user: make it root's, or let systemd-tmpfiles or StateDirectory make it"
+                    f"{target.path}: {who} can change {above} (mode {mode:04o}), and root writes nothing below a "
+                    f"directory of a lesser user: {mend}"
                 )
 
 

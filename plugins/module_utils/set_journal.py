@@ -18,6 +18,7 @@ import errno
 import fcntl
 import fnmatch
 import glob
+import grp
 import json
 import os
 import pwd
@@ -102,6 +103,13 @@ def name_of(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
+
+
+def group_of(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
 
 
 def trusted(status: os.stat_result) -> bool:

@@ -12,7 +12,7 @@ from killed_runs import converge_killed_after, drift, look, results_in, stale, w
 
 # Daemons that must have read what was written, and the files they read.
 INT = {
-    "apache2.service": "/etc/apache2/sites-enabled/*.conf /etc/apache2/conf-enabled/civicrm.conf",
+    "apache2.service": "/etc/apache2/sites-enabled/*.conf /etc/apache2/conf-enabled/*.conf",
     "bounce-breaker.service": "/usr/local/lib/civicrm-tools/src/civicrm_tools/mail/*.py",
     "dovecot.service": "/etc/dovecot/dovecot.conf",
     "mariadb.service": "/etc/mysql/mariadb.conf.d/90-civicrm.cnf",

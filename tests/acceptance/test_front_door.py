@@ -239,7 +239,7 @@ def test_apache_is_what_we_make_of_it_and_nothing_else(request, host_name, addre
         "http2",
         "include",
     }
-    assert host.check_output("ls /etc/apache2/conf-enabled").split() == ["civicrm.conf"]
+    assert host.check_output("ls /etc/apache2/conf-enabled").split() == ["civicrm.conf", "workers.conf"]
     answer = host.check_output(f"curl -ski https://{address}/icons/README https://{address}/server-status")
     assert re.findall(r"(?im)^server: (.*?)\r?$", answer) == ["Apache", "Apache"]
     assert re.findall(r"(?m)^HTTP/1.1 (\d+)", answer) == ["404", "404"]
@@ -277,6 +277,24 @@ def test_an_uploaded_file_runs_no_script_as_the_site(browse, front_door, crm_int
             _, answer = browse(f"https://{CRM_SITES['test-crm']}{path}", user=front_door)
             policies = re.findall(r"(?im)^content-security-policy: (.*?)\r?$", answer)
             assert len(policies) == 1 and policies[0].startswith("sandbox; default-src 'none'"), answer
+    finally:
+        crm_int.check_output(f"rm {probe}")
+
+
+@pytest.mark.mutates
+@pytest.mark.parametrize("disposition", ["", "inline; filename=x.pdf"], ids=["shown", "sent as a file"])
+def test_a_pdf_is_shown(browse, front_door, crm_int, disposition):
+    """Chrome's viewer does not start in a sandbox. CiviCRM names the file."""
+    probe = "/srv/civicrm/test-crm/web/pdf-probe.php"
+    sent = "header('Content-Type: application/pdf');" + (
+        f"header('Content-Disposition: {disposition}');" if disposition else ""
+    )
+    crm_int.check_output(f'echo "<?php {sent} echo 1;" >{probe}')
+    try:
+        _, answer = browse(f"https://{CRM_SITES['test-crm']}/pdf-probe.php", user=front_door)
+        policies = re.findall(r"(?im)^content-security-policy: (.*?)\r?$", answer)
+        assert len(policies) == 1 and "sandbox" not in policies[0], answer
+        assert "application/pdf" in answer
     finally:
         crm_int.check_output(f"rm {probe}")
 

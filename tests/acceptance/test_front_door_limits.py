@@ -105,6 +105,22 @@ def test_who_goes_on_is_dropped_by_the_packet_filter(world, crm_ext, addresses, 
     assert browse(LOGIN, user=bob, interface=elsewhere)[0] == 200
 
 
+@pytest.mark.mutates
+def test_an_ipv6_network_is_dropped_but_for_the_admin_and_monitoring(crm_ext, eventually):
+    """The first ban makes the rule, which a shell reads: until then nothing shows whether it can be made."""
+    network = "2001:db8:ffff:1::"
+    crm_ext.check_output(f"fail2ban-client set civicrm-flood banip {network}")
+    try:
+        drops = "nft list set inet f2b-table addr6-set-civicrm-flood"
+        eventually(lambda: network in crm_ext.run(drops).stdout, within=20)
+        rules = crm_ext.check_output("nft list chain inet f2b-table f2b-chain").splitlines()
+        (rule,) = [line for line in rules if "@addr6-set-civicrm-flood" in line]
+        assert "ip6 saddr & ffff:ffff:ffff:ffff:: @addr6-set-civicrm-flood" in rule
+        assert "ip6 saddr != fd77::13" in rule
+    finally:
+        crm_ext.check_output(f"fail2ban-client set civicrm-flood unbanip {network}")
+
+
 @pytest.mark.parametrize("jail", ["address", "login", "flood"])
 def test_monitoring_and_the_admin_are_never_refused(crm_ext, jail):
     """The jails' own answer; what the inventory names stands in it."""

@@ -157,6 +157,37 @@ def test_a_large_body_in_chunks_arrives_whole(browse, front_door, crm_int):
         crm_int.check_output(f"rm {probe}")
 
 
+@pytest.fixture
+def upload(browse, world, front_door, crm_int):
+    """A function (MiB) -> (status, the answer's last line) of a file that somebody with a password sends the CRM.
+
+    The CRM's answer is the length that PHP was told.
+    """
+    probe, body = "/srv/civicrm/test-crm/web/upload-probe.php", "/tmp/upload-probe"
+    crm_int.check_output(f"echo '<?php echo $_SERVER[\"CONTENT_LENGTH\"];' >{probe}")
+
+    def _upload(size: int) -> tuple[int, str]:
+        world.check_output(f"head -c {size * 1024 * 1024} /dev/zero >{body}")
+        options = {"header": "Content-Type: application/octet-stream", "data_binary": f"@{body}", "max_time": "180"}
+        status, answer = browse(f"https://{TEST}/upload-probe.php", user=front_door, **options)
+        return status, answer.strip().rpartition("\n")[2]
+
+    yield _upload
+    crm_int.check_output(f"rm {probe}")
+    world.check_output(f"rm -f {body}")
+
+
+@pytest.mark.parametrize("size", [2, 31])
+def test_a_colleagues_file_reaches_the_crm(upload, size):
+    """Through both hosts, each of which puts it on the disk first; PHP's own limits come after that."""
+    assert upload(size) == (200, str(size * 1024 * 1024))
+
+
+def test_a_colleagues_file_has_a_limit(upload):
+    """civicrm_ext_upload_max_mb, 32 in the lab."""
+    assert upload(33)[0] == 413
+
+
 def test_a_donation_in_chunks_is_taken_whole(browse):
     """Not read as nothing: it is refused for its size, and not as no JSON."""
     body = {"idempotency_key": str(uuid.uuid4()), "note": "x" * 17000}

@@ -124,6 +124,45 @@ def test_by_smtp_a_login_speaks_for_its_own_site(crm_int, world, eventually, vau
         assert taken or "may not send as" in done.stderr
 
 
+# Says MAIL as it is told, which smtplib would tidy up; prints the last reply.
+TYPED = """
+import json, smtplib, sys
+login, password, typed, header, to = json.load(sys.stdin)
+with smtplib.SMTP("127.0.0.1", 587, timeout=20) as s:
+    s.login(login, password)
+    for command, argument in (("MAIL", "FROM:" + typed), ("RCPT", "TO:<" + to + ">")):
+        code, said = s.docmd(command, argument)
+        if code != 250:
+            break
+    else:
+        code, said = s.data("From: " + header + chr(10) + "Subject: identity" + chr(10) * 2 + "body" + chr(10))
+    print(code, said.decode())
+"""
+# Forms that Postfix reads as {local}@{domain}: quoted, by a route, with a dot at the end, with a comment.
+FORMS = [
+    '"{local}"@{domain}',
+    "\\{local}@{domain}",
+    "@a.test:{local}@{domain}",
+    "{local}@{domain}.",
+    "{local}@(x){domain}",
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("owner", [name for name in CRM if name not in SENDS])
+def test_by_smtp_no_other_form_of_an_address_is_anothers(crm_int, world, vault, owner, form):
+    """Milters get MAIL as it was typed; the envelope that Postfix takes from it would be another's."""
+    (actor,) = SENDS
+    password = vault["vault_sites"][actor]["mailbox_password"]
+    theirs, own = form.format(local="news", domain=DOMAIN[owner]), f"news@{DOMAIN[actor]}"
+    for typed, header in ((f"<{theirs}>", own), (f"<{own}>", theirs)):
+        to = person("typed")
+        asked = shlex.quote(json.dumps([actor, password, typed, header, to]))
+        done = crm_int.run(f"printf %s {asked} | runuser -u {actor} -- python3 -c {shlex.quote(TYPED)}")
+        assert done.stdout.startswith("5"), (typed, header, done.stdout, done.stderr)
+        assert ledger(world, recipient=to) == []
+
+
 @pytest.mark.parametrize("actor", [name for name in CRM if name not in SENDS])
 @pytest.mark.parametrize("owner", SENDS)
 def test_what_is_caught_bears_nobodys_signature(crm_int, eventually, actor, owner):

@@ -143,6 +143,16 @@ def statuses(crm_int) -> dict[str, int]:
 
 
 @pytest.mark.mutates
+def test_after_a_restart_the_counters_are_there_before_any_mail(crm_int, eventually):
+    """No mail is needed for it: a counter that appears with its first deferral is no rise to Prometheus (S19)."""
+    crm_int.check_output("systemctl restart mtail")
+    eventually(lambda: statuses(crm_int).keys() == {"sent", "deferred", "bounced"}, within=10)
+    said = crm_int.check_output("grep -E ' mail_metrics(\\[[0-9]+\\])?: counting for' /var/log/mail.log | tail -1")
+    began = crm_int.check_output("systemctl show -P ExecMainStartTimestamp --timestamp=unix mtail").lstrip("@")
+    assert int(crm_int.check_output(f"date -d {shlex.quote(said.split()[0])} +%s")) >= int(began)
+
+
+@pytest.mark.mutates
 def test_three_sent_two_deferred_one_bounced(crm_int, eventually):
     """Real mail, real answers: three accepted, two to a provider that is away, one unknown user (S19)."""
     before = statuses(crm_int)

@@ -51,6 +51,9 @@ def test_the_kernel_withholds_what_the_file_says(host):
     if host.run("test -w /proc/sys/net").rc != 0:
         assert host.check_output("systemctl show -P ConditionResult systemd-sysctl") == "no"
         return
+    if host.file("/usr/lib/sysctl.d/99-protect-links.conf").exists:
+        # Debian 12's, which is read later.
+        wanted = [(name, value) for name, value in wanted if name != "fs.protected_fifos"]
     has = {name: host.run(f"sysctl -n {name}") for name, _ in wanted}
     assert {name: run.stdout.strip() for name, run in has.items() if run.rc == 0} | dict(wanted) == dict(wanted)
 

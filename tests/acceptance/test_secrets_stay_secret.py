@@ -21,6 +21,9 @@ def needles(vault) -> dict[str, str]:
         if isinstance(value, dict):
             for key, inner in value.items():
                 walk(inner, f"{path}.{key}")
+        elif isinstance(value, list):
+            for number, inner in enumerate(value):
+                walk(inner, f"{path}.{number}")
         elif "PRIVATE KEY" in value:
             lines = value.strip().splitlines()
             found[path] = lines[len(lines) // 2]

@@ -263,6 +263,13 @@ MISTAKES: dict[str, tuple[Callable[[Installation], object], str]] = {
         r"/inventory: postfix_mailing_providers\[orange\]: 300,000 recipients take 167 h at 0\.5 a second, and after "
         r"120 h they bounce \(postfix_mailing_queue_lifetime\): raise the budget or send less$",
     ),
+    "system mail that the other host would refuse": (
+        lambda c: c.write(
+            "group_vars/civicrm_ext/system_mail.yml", "host_baseline_admin_address: other@accepting.test\n"
+        ),
+        r"^postfix_mailing_admin_address of crm-int-01 is not host_baseline_admin_address of the group civicrm_ext "
+        r"\(other@accepting\.test\), .*: set both to one address$",
+    ),
     # What the roles themselves check, of the first on a host and of the last.
     "more than MariaDB could load": (
         lambda c: c.write("group_vars/civicrm_int/mariadb.yml", "mariadb_max_allowed_packet_mb: 1024\n"),
@@ -287,6 +294,21 @@ MISTAKES: dict[str, tuple[Callable[[Installation], object], str]] = {
     "currency in lower case": (
         lambda c: c.write("group_vars/civicrm_ext/donation_intake.yml", "donation_intake_currencies: [usd]\n"),
         r"^donation_intake_currencies: three capital letters each, ",
+    ),
+    "look-ups that the firewall does not let out": (
+        lambda c: (
+            c.edit(SITES, "proof: notice", "proof: lookup")
+            or c.edit(
+                "group_vars/civicrm_ext/civicrm_ext.yml",
+                "^civicrm_ext_payment_networks: .*",
+                r"civicrm_ext_payment_networks: []",
+            )
+        ),
+        r"^civicrm_ext_payment_networks: staging-donate-api: proof lookup needs the networks where the",
+    ),
+    "donation that is larger than Apache lets through": (
+        lambda c: c.write("group_vars/civicrm_ext/donation_intake.yml", "donation_intake_body_max_bytes: 65537\n"),
+        r"^donation_intake_body_max_bytes: 65537 is more than Apache lets through: raise civicrm_ext_public_body_",
     ),
     "path of a backup that is none": (
         lambda c: c.edit("group_vars/civicrm_int/backup.yml", r"^backup_paths: .*", "backup_paths: [srv/mail]"),

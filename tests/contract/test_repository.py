@@ -101,6 +101,19 @@ def test_task_files_are_short(tasks):
     assert len(tasks.read_text().splitlines()) <= 100
 
 
+def test_a_back_reference_has_one_backslash_when_yaml_was_read():
+    """Jinja takes it as it stands: two, as between double quotes, are none in a block scalar."""
+    wrong = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for directory in ("roles", "playbooks", "lab")
+        for path in sorted((ROOT / directory).rglob("*.yml"))
+        for event in yaml.parse(path.read_text())
+        for line in getattr(event, "value", "").splitlines()
+        if re.search(r"\\\\\d", line)
+    ]
+    assert wrong == []
+
+
 @pytest.mark.parametrize("role", ROLES, ids=lambda r: r.name)
 def test_what_a_role_registers_is_private(role):
     """A registered result is a host variable: the preflight would take a public one for a misspelt option."""

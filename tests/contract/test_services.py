@@ -137,6 +137,22 @@ def test_no_service_is_given_capabilities(path):
     assert "AmbientCapabilities" not in dict(directives(path.read_text()))
 
 
+# Daemons that write no file: what they say goes to the journal, to a socket or to who asks.
+WRITE_NOTHING = {"mail-metrics.service.j2", "mtail.service.d", "prometheus-node-exporter.service.d"}
+
+
+def test_a_unit_that_may_write_nowhere_names_where_it_writes():
+    """ProtectSystem=strict closes /run and /var, too; a container without mount namespaces passes over it."""
+    units = {
+        path.name if path in SERVICES else path.parent.name: dict(directives(path.read_text()))
+        for path in [*SERVICES, *ROOT.glob(f"{UNITS}/*.service.d/*.conf.j2")]
+    }
+    strict = {name: unit for name, unit in units.items() if unit.get("ProtectSystem") == "strict"}
+    assert len(strict) >= 5
+    writable = {"ReadWritePaths", "RuntimeDirectory", "StateDirectory", "LogsDirectory", "CacheDirectory"}
+    assert {name for name, unit in strict.items() if not writable & set(unit)} == WRITE_NOTHING
+
+
 @every_service
 def test_what_runs_for_long_comes_back(path):
     """A service of type oneshot has its timer; any other one restarts, or is started again by its socket."""

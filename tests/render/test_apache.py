@@ -3,6 +3,8 @@
 import re
 
 import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
 from loading import ROOT
 
 
@@ -89,11 +91,37 @@ def test_only_current_tls_is_spoken(apache):
 
 
 def test_sizes_are_the_given_ones(apache):
+    sizes = {"apache_request_body_max_mb": 2, "apache_max_request_workers": 75}
+    assert "LimitRequestBody 2097152\n" in apache("etc/apache2/conf-available/civicrm.conf", **sizes)
+    assert "MaxRequestWorkers 75\n" in apache("etc/apache2/conf-available/workers.conf", **sizes)
+
+
+def test_what_only_a_restart_changes_stands_in_a_file_that_asks_for_one(apache):
+    """At a reload Apache keeps its ServerLimit, and lowers MaxRequestWorkers to it."""
+    (task,) = (t for t in yaml.safe_load((ROOT / "roles/apache/tasks/main.yml").read_text()) if "unit_set" in t)
+    after = {e["src"]: set(e) & {"restart", "reload"} for e in task["unit_set"]["entries"] if "src" in e}
+    holding = []
+    for name in ("acme", "civicrm", "workers"):
+        source = f"etc/apache2/conf-available/{name}.conf"
+        limits = re.findall(r"^(ServerLimit|ThreadLimit|MaxRequestWorkers) ", apache(source), re.MULTILINE)
+        holding += [(limit, after[f"{source}.j2"]) for limit in limits]
+    assert holding == [("ServerLimit", {"restart"}), ("MaxRequestWorkers", {"restart"})], "each once"
+
+
+@pytest.mark.parametrize("profile", ["civicrm_ext", "civicrm_int"])
+@pytest.mark.parametrize("upload", [32, 100])
+def test_what_the_front_door_lets_in_passes_the_limit_of_both_hosts(apache, profile, upload):
+    """mod_proxy applies LimitRequestBody to a body that it has to put on the disk (AH01088): 413 for every upload."""
+    path = ROOT / "roles" / profile / "tasks/web.yml"
+    tasks = DataLoader().load_from_file(str(path), trusted_as_template=True)
+    (given,) = (task["vars"] for task in tasks if task["ansible.builtin.import_role"]["name"] == "apache")
     text = apache(
-        "etc/apache2/conf-available/civicrm.conf", apache_request_body_max_mb=2, apache_max_request_workers=75
+        "etc/apache2/conf-available/civicrm.conf",
+        civicrm_ext_upload_max_mb=upload,
+        **{name: given[name] for name in ("apache_request_body_max_mb",) if name in given},
     )
-    assert "LimitRequestBody 2097152\n" in text
-    assert "MaxRequestWorkers 75\n" in text
+    limit = int(re.search(r"^LimitRequestBody (\d+)$", text, re.MULTILINE)[1])
+    assert limit == 0 or limit >= upload * 1024 * 1024
 
 
 def test_a_worker_gets_a_request_when_its_body_is_there(apache):

@@ -7,6 +7,8 @@ import re
 import pytest
 from loading import ROOT, load
 
+from civicrm_tools.mail import mailing_state, obstacles
+
 sites = load("plugins/filter/sites.py")
 
 SITE = {
@@ -288,6 +290,13 @@ def test_a_job_may_still_hand_mail_to_sendmail(render):
     implying = {"NoNewPrivileges", "SystemCallFilter", "RestrictNamespaces", "PrivateDevices", "ProtectKernelModules"}
     assert not directives & (implying | {"MemoryDenyWriteExecute", "RestrictSUIDSGID", "DynamicUser"})
     assert "ProtectSystem=full\n" in text  # strict would close Postfix's maildrop
+
+
+def test_mailing_status_reads_from_a_unit_whose_mailings_it_works_off(render):
+    """Of a site whose mail is caught or held a stopped job is no alarm."""
+    text = render("civicrm_int", "etc/systemd/system/civicrm-job.service", item=job())
+    assert obstacles.SITE_OF_JOB.findall(text) == ["staging-crm"]
+    assert f"!{mailing_state.path('off')}\n" in text
 
 
 def test_a_job_waits_for_its_application(render):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 SETTINGS = {
@@ -40,8 +42,8 @@ def test_only_this_host_and_the_listed_clients_are_signed_for(lines):
 
 
 def test_whom_a_message_is_signed_for_an_earlier_milter_says(lines):
-    """From is whatever the submitter likes (N46)."""
-    assert "SenderHeaders X-Signed-As" in lines("etc/opendkim.conf", dkim_sender_header="X-Signed-As")
+    """From is whatever the submitter likes (N46), and counts only until the milter is there."""
+    assert "SenderHeaders X-Signed-As,From" in lines("etc/opendkim.conf", dkim_sender_header="X-Signed-As")
     assert not [line for line in lines("etc/opendkim.conf") if line.startswith("SenderHeaders")]
 
 
@@ -53,6 +55,17 @@ def test_what_cannot_be_signed_waits_and_a_second_from_is_no_way_in(lines):
     assert settings["On-InternalError"] == settings["On-SignatureError"] == "tempfail"
     # No user of a site may ask for signatures: the socket is for the group alone.
     assert (settings["Socket"], settings["UMask"]) == ("local:/run/opendkim/opendkim.sock", "007")
+
+
+def test_the_signer_may_write_where_its_socket_and_its_pid_file_are(lines):
+    """Debian's unit names no directory of its own; a container without mount namespaces passes over the sandbox."""
+    settings = dict(line.split(maxsplit=1) for line in lines("etc/opendkim.conf"))
+    unit = dict(
+        line.split("=", 1) for line in lines("etc/systemd/system/opendkim.service.d/civicrm.conf") if "=" in line
+    )
+    written = {str(Path(path).parent) for path in (settings["Socket"].removeprefix("local:"), settings["PidFile"])}
+    assert unit["ProtectSystem"] == "strict"
+    assert written == {unit["ReadWritePaths"]}
 
 
 def test_the_signer_is_started_again_however_it_ends(lines):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import configparser
 import re
+import shutil
+import subprocess
 
 import pytest
 
@@ -76,3 +78,45 @@ def test_markers_of_a_killed_fail2ban_do_not_stay(render):
     assert 'install -d -m 0755 "<dir>"' in start
     assert 'find "<dir>" -type f -delete' in start
     assert 'actionban = touch "<dir>/<fid>"' in text
+
+
+def drop_rule(render, family: str, *ignored: str) -> str:
+    """Return the rule that nft gets when somebody is dropped: fail2ban puts values into it, and a shell runs nft."""
+    text = render("fail2ban", "etc/fail2ban/action.d/civicrm-drop.conf", fail2ban_ignore_addresses=list(ignored))
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read_string(text)
+    values = {"addr_family": "ip6" if family == "inet6" else "ip", "addr_set": "refused"} | dict(parser["Init"])
+    values |= dict(parser["Init?family=inet6"]) if family == "inet6" else {}
+    rule = parser["Definition"]["rule_stat"].replace("%(match)s", r"tcp dport \{ 80,443 \}")
+    rule = re.sub(r"<(\w+)>", lambda name: values[name[1]], rule)
+    shell = ["/bin/sh", "-c", f"echo add rule inet f2b-table f2b-chain {rule}"]
+    return subprocess.run(shell, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("family", "ignored", "match"),
+    [
+        ("inet4", ["192.0.2.1", "2001:db8:1:2::13"], "ip saddr @refused"),
+        ("inet6", ["192.0.2.1"], "ip6 saddr & ffff:ffff:ffff:ffff:: @refused"),
+        (
+            "inet6",
+            ["192.0.2.1", "2001:db8:1:2::13", "2001:db8:e::/48", "2001:db8:e:1::5"],
+            "ip6 saddr != 2001:db8:1:2::13 ip6 saddr != 2001:db8:e::/48 ip6 saddr != 2001:db8:e:1::5 "
+            "ip6 saddr & ffff:ffff:ffff:ffff:: @refused",
+        ),
+    ],
+    ids=["IPv4", "IPv6", "IPv6 but for the admin"],
+)
+def test_who_is_never_refused_is_not_dropped_with_its_network(render, family, ignored, match):
+    """The rule as the shell hands it to nft, which reads it: nothing is loaded."""
+    rule = drop_rule(render, family, *ignored)
+    assert rule == f"add rule inet f2b-table f2b-chain tcp dport {{ 80,443 }} {match} drop"
+    table = f"""table inet f2b-table {{
+        set refused {{ type {"ipv6_addr" if family == "inet6" else "ipv4_addr"}; }}
+        chain f2b-chain {{ type filter hook input priority -1; }}
+    }}
+    {rule}
+    """
+    nft = shutil.which("nft") or "/usr/sbin/nft"
+    done = subprocess.run([nft, "--check", "--file", "-"], input=table, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -129,10 +129,12 @@ def test_two_directories_with_data_end_the_run(move, tmp_path):
     assert (old / "appendonly.aof").exists() and not (tmp_path / "log").exists()
 
 
-def test_a_link_in_the_old_place_is_not_taken(move, tmp_path):
-    """The old directory lies in one that the former user of all instances can change."""
+def test_a_link_in_the_old_place_ends_the_run(move, tmp_path):
+    """The former user of all instances can have put it there, or an admin: then the queue must not start empty."""
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/file").write_text("x")
     (tmp_path / "redis").mkdir()
     (tmp_path / "redis/queue").symlink_to(tmp_path / "elsewhere")
-    assert move().stdout == "" and not (tmp_path / "redis-queue").exists()
+    done = move()
+    assert done.returncode == 1 and f"{tmp_path / 'redis/queue'} is a link" in done.stderr
+    assert not (tmp_path / "redis-queue").exists() and not (tmp_path / "log").exists()

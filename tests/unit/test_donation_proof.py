@@ -7,6 +7,7 @@ import hmac
 import http.server
 import json
 import os
+import shutil
 import subprocess
 import threading
 import time
@@ -61,6 +62,23 @@ namespace DonationIntake {
 """
 
 
+# The drain with a queue that takes everything, into a file.
+DRAIN = """
+class RedisException extends \\Exception {}
+class Redis {
+    const OPT_MAX_RETRIES = 1;
+    public function connect() { return true; }
+    public function setOption() {}
+    public function auth() { return true; }
+    public function lPush($key, ...$jobs) {
+        file_put_contents($key, implode("\\n", $jobs) . "\\n", FILE_APPEND);
+        return count($jobs);
+    }
+}
+require '%s/drain.php';
+"""
+
+
 class Site:
     """A site of the donation API on a directory, without its web server and queue."""
 
@@ -68,15 +86,15 @@ class Site:
         self.state = directory
         for name in ("spool", "keys"):
             (directory / name).mkdir()
-        config = {
+        self.config = {
             "site": "donate-api", "environment": "production", "stateDir": str(directory), "proof": "notice",
             "currencies": ["EUR", "JPY"], "campaigns": ["general"], "campaignsVersion": "v1", "amountMax": 10000,
             "noticeKeys": [KEY, OLD_KEY], "paymentUrl": "", "paymentKey": "sk_1", "spoolMinFreeMb": 0,
             "retryAfterSeconds": 1, "pendingMax": 1000, "queueMax": 10, "spoolMax": 10, "pendingDays": 30,
             "paymentDays": 400, "lookupsAtOnce": 10,
-        }  # fmt: skip
+        } | settings  # fmt: skip
         program = DRIVER % (LIBRARY, form.TABLE)
-        command = ["php", "-d", "display_errors=stderr", "-r", program, "--", json.dumps(config | settings)]
+        command = ["php", "-d", "display_errors=stderr", "-r", program, "--", json.dumps(self.config)]
         self.errors = (directory / "errors").open("w+")
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self.errors, text=True, bufsize=1)
@@ -101,6 +119,19 @@ class Site:
         event = {"type": "charge.succeeded", "created": created or int(time.time()), "data": {"object": charge}}
         body = json.dumps(event)
         return self.do("notice", body, signature(body, key, at))
+
+    def drain(self) -> subprocess.CompletedProcess:
+        """Run the drain; what came into the queue is in the file "queue"."""
+        rest = {
+            "switchFile": "", "origins": [], "bodyMaxBytes": 1, "keyHours": 48, "queueHost": "", "queuePort": 1,
+            "queueUser": "", "queuePassword": "", "queueKey": str(self.state / "queue"), "connectTimeoutSeconds": 1,
+            "readTimeoutSeconds": 1, "pauseSeconds": 1,
+        }  # fmt: skip
+        path = self.state / "config.json"
+        path.write_text(json.dumps(rest | self.config))
+        # Without the machine's own extension for Redis.
+        command = ["php", "-n", "-d", "display_errors=stderr", "-r", DRAIN % LIBRARY, "--", str(path)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
 
     def files(self, ending: str) -> list[Path]:
         return sorted(self.state.glob(f"pending/*/*.{ending}"))
@@ -260,6 +291,44 @@ def test_a_payment_that_is_taken_back_after_its_donation_went_on_is_told(site):
     assert api.counters()["undone"] == 1
 
 
+def dispute(number: int = 1, **changes) -> dict:
+    return {
+        "object": "dispute", "id": f"du_{number}", "charge": f"ch_{number}", "payment_intent": f"pi_{number}",
+        "livemode": True, "amount": 100, "currency": "eur", "status": "needs_response",
+    } | changes  # fmt: skip
+
+
+def test_a_payment_that_is_disputed_after_its_donation_went_on_is_told(site):
+    """The provider's event is of the dispute, not of the charge, and was ignored; told once, whatever comes of it."""
+    api = site()
+    identity = api.post()["id"]
+    api.notice(charge())
+    assert api.notice(dispute())["status"] == "noted"
+    assert api.notice(dispute(status="lost", payment_intent=None))["status"] == "noted"
+    assert f"the payment of donation {identity}, which was handed on, is now: disputed" in api.log()
+    assert api.counters()["undone"] == 1
+
+
+@pytest.mark.parametrize("reference", ["ch_1", "pi_1"])
+def test_a_payment_that_is_disputed_already_proves_nothing(site, reference):
+    """Also where the notice that it was paid comes late."""
+    api = site()
+    now = int(time.time())
+    api.notice(dispute(), created=now)
+    api.notice(charge(), created=now - 60)
+    assert api.post(payment_reference=reference)["status"] == "pending"
+    assert api.spooled() == []
+
+
+@pytest.mark.parametrize("changes", [{"charge": None}, {"charge": ["ch_1"]}, {"charge": "../x"}, {"object": "refund"}])
+def test_a_dispute_about_nothing_is_let_pass(site, changes):
+    api = site()
+    api.post()
+    api.notice(charge())
+    assert api.notice(dispute(**changes))["status"] == "ignored"
+    assert "undone" not in api.counters()
+
+
 def test_only_the_providers_signature_of_now_is_believed(site):
     """In constant time, with any of the keys, and over the whole body."""
     api = site()
@@ -327,9 +396,28 @@ def test_invented_donations_push_out_only_the_oldest_that_nobody_proved(site):
     assert kept == {f"ch_{n}" for n in range(40, 60)}
     assert json.loads((api.state / "pending.json").read_text())["length"] == 20
     # The site goes on, also for one that was pushed out: whoever posts again is taken again.
-    api.notice(charge(999))
-    assert api.post(999)["status"] == "spooled"
-    assert payers[0]["status"] == "pending"
+    again = api.post(900)
+    assert (again["id"], again["status"]) == (payers[0]["id"], "pending")
+    api.notice(charge(900))
+    assert [donation["payment_reference"] for donation in api.spooled()] == ["ch_901", "ch_900"]
+
+
+def test_who_posts_again_is_stored_again_and_not_twice(site):
+    """The answer "pending" was repeated for a donation that was dropped by hand, and lay nowhere."""
+    api = site()
+    first = api.post()
+    assert api.post() == first
+    (path,) = api.files("json")
+    path.unlink()
+    assert api.post() == first
+    assert len(api.files("json")) == 1
+    assert api.post(campaign="general", amount="26.00")["error"] == "key_reused"
+    assert len(api.files("json")) == 1
+    # Paid and handed on, it is so once more at most, as int knows the payment.
+    api.notice(charge())
+    assert [api.post()["status"] for _ in range(3)] == ["spooled"] * 3
+    assert len(api.spooled()) == 2
+    assert (api.counters()["accepted_pending"], api.counters()["replayed"]) == (1, 5)
 
 
 def test_who_never_pays_is_forgotten_after_the_days(site):
@@ -361,6 +449,34 @@ def test_donors_data_that_wait_are_the_sites_alone(site):
     api.post()
     (path,) = api.files("json")
     assert [oct(p.stat().st_mode & 0o077) for p in (path, path.parent, path.parent.parent)] == ["0o0"] * 3
+
+
+def test_a_disk_that_takes_nothing_is_emptied_all_the_same(site, provider):
+    """The drain died of what it could not write, before it had handed on a thing: the disk stayed full for ever."""
+    api = site(proof="lookup", paymentUrl=provider["url"], pendingMax=3)
+    for number in range(6):
+        provider["answers"][f"/v1/charges/ch_{number}"] = (200, charge(number))
+        api.post(number)
+    api.do("look up", 1)
+    assert len(api.spooled()) == 1
+    # As on a full disk: neither a payment nor the list's state can be written.
+    shutil.rmtree(api.state / "proofs")
+    (api.state / "proofs").touch()
+    (api.state / "pending.json").mkdir()
+    done = api.drain()
+    assert (done.returncode, done.stderr) == (0, "")
+    queued = [json.loads(line)["donation"] for line in (api.state / "queue").read_text().splitlines()]
+    assert [donation["payment_reference"] for donation in queued] == ["ch_0"]
+    assert api.spooled() == []
+    assert done.stdout.splitlines()[0] == "1 donations handed to the queue"
+    assert done.stdout.count("what waits for its proof goes on waiting: the disk cannot be written") == 2
+    # With the disk, it goes on.
+    (api.state / "proofs").unlink()
+    (api.state / "proofs").mkdir()
+    (api.state / "pending.json").rmdir()
+    assert api.drain().returncode == 0
+    assert len(api.spooled()) == 5
+    assert json.loads((api.state / "pending.json").read_text())["length"] == 0
 
 
 # Look-up
@@ -438,6 +554,42 @@ def test_the_oldest_is_looked_up_first_and_not_for_ever(site, provider):
     api.do("look up", 10)
     api.do("look up", 10)
     assert len(provider["asked"]) == 5
+
+
+def test_a_flood_pushes_out_nobody_whose_payment_was_never_looked_up(site, provider):
+    """Look-ups are slower than a flood: who had paid was forgotten before his turn. Rather it takes no further one."""
+    api = site(proof="lookup", paymentUrl=provider["url"], pendingMax=20)
+    provider["answers"] = {f"/v1/charges/ch_{n}": (200, charge(n)) for n in (924, 999)}
+    for number in range(900, 925):
+        assert api.post(number)["status"] == "pending"
+    said = api.do("evict")["said"]
+    assert "25 donations wait for their first look-up, more than may" in said
+    assert "evicted" not in said
+    assert api.post(999)["error"] == "unavailable"
+    # What is there is answered as before.
+    assert api.post(900)["status"] == "pending"
+    api.do("look up", 3)
+    assert "3 donations that nobody proved are evicted" in api.do("evict")["said"]
+    assert api.post(999)["error"] == "unavailable"
+    api.do("look up", 10)
+    assert "2 donations that nobody proved are evicted" in api.do("evict")["said"]
+    assert api.post(999)["status"] == "pending"
+    api.do("look up", 20)
+    assert [donation["payment_reference"] for donation in api.spooled()] == ["ch_924", "ch_999"]
+    assert json.loads((api.state / "pending.json").read_text())["length"] == 20
+
+
+def test_one_payment_does_not_close_a_site_that_looks_payments_up(site, provider):
+    """Donations that name a known payment are never looked up: they go like those that were."""
+    api = site(proof="lookup", paymentUrl=provider["url"], pendingMax=5)
+    provider["answers"]["/v1/charges/ch_1"] = (200, charge(1))
+    api.post(1)
+    api.do("look up", 10)
+    for number in range(2, 10):
+        api.post(number, payment_reference="ch_1")
+    assert "3 donations that nobody proved are evicted" in api.do("evict")["said"]
+    assert len(api.files("odd")) == 5
+    assert api.post(10)["status"] == "pending"
 
 
 def test_a_site_without_proof_takes_donations_as_before(site):

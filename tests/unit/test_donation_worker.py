@@ -516,13 +516,43 @@ def test_a_second_donation_with_a_known_reference_is_never_swallowed(tmp_path, r
     )
 
 
-def test_dead_letters_have_a_limit_and_the_oldest_goes_counted(tmp_path, redis, worker):
+def test_dead_letters_have_a_limit_and_the_newest_goes_counted(tmp_path, redis, worker):
     """Whoever may push must not fill the memory with what is never taken away."""
     redis.fill(QUEUE, [f"no job {n}" for n in range(9, -1, -1)])
     worker(dead_max=3)
     eventually(lambda: idle(redis) and redis.hash(STATS).get("dead_dropped") == "7")
-    assert [json.loads(text)["raw"] for text in redis.list(DEAD)] == ["no job 9", "no job 8", "no job 7"]
+    assert [json.loads(text)["raw"] for text in redis.list(DEAD)] == ["no job 2", "no job 1", "no job 0"]
     assert "none is dropped: there are more than 3 dead letters" in (tmp_path / "worker.log").read_text()
+
+
+def test_a_stranger_pushes_out_no_donation_that_civicrm_refused(tmp_path, redis, worker):
+    """Conflicts are made by anybody who posts; what a donor gave went with the oldest."""
+    letters = [job(n, id=f"kept-{n}", tries=8, reason="Contact.create: no") for n in (3, 2)]
+    redis.fill(DEAD, [*letters, *['{"reason":"x","raw":"{"}'] * 2])
+    conflicts = [job(1, id=f"c-{n}", tries=7, donation={"amount": "26.00"}) for n in range(9)]
+    redis.fill(QUEUE, [*conflicts, "no job", job(1)])
+    worker(dead_max=3)
+    eventually(lambda: idle(redis) and redis.hash(STATS).get("buried") == "10")
+    eventually(lambda: redis.hash(STATS).get("dead_dropped") == "11")
+    assert [json.loads(text).get("id") for text in redis.list(DEAD)] == ["kept-3", "kept-2", None]
+    # Only where there are no others, and then what lay there before stays.
+    (tmp_path / "refuse").write_text("no")
+    redis.fill(QUEUE, [job(5, id="new-5"), job(4, id="new-4")])
+    eventually(lambda: idle(redis) and redis.hash(STATS).get("buried") == "12")
+    eventually(lambda: redis.hash(STATS).get("dead_dropped") == "13")
+    assert [json.loads(text)["id"] for text in redis.list(DEAD)] == ["new-4", "kept-3", "kept-2"]
+
+
+def test_more_dead_letters_than_are_read_at_once_are_dropped_to_the_limit(redis, library):
+    """As when the limit is set lower."""
+    raw = '{"reason":"x","raw":"{"}'
+    refused = [job(n, tries=8, reason="no") for n in range(150)]
+    redis.fill(DEAD, [*refused[:120], raw, *refused[120:], raw])
+    queue = library.jobs.Queue(library.resp.Redis("127.0.0.1", redis.port, USER, "pw"), "donate-api", "main")
+    assert queue.drop_beyond(200) == []
+    assert queue.drop_beyond(151) == [raw]
+    assert queue.drop_beyond(149) == [raw, refused[0]]
+    assert redis.list(DEAD) == refused[1:]
 
 
 def test_the_tool_prints_nothing_raw(redis, tool, capsys):
@@ -635,12 +665,17 @@ def test_dead_letters_are_listed_retried_and_dropped_by_id(redis, tool, capsys):
     assert "Lovelace" not in shown
     assert tool(["dead", "donate-api", "--json"]) == 0
     assert "Lovelace" in capsys.readouterr().out
+    capsys.readouterr()
+    assert tool(["retry", "donate-api", "none"]) == 3
+    assert capsys.readouterr().out == "'none' in donate-api was never a job: drop it\n"
     assert tool(["drop", "donate-api", "none"]) == 0
     assert tool(["drop", "donate-api", "id-2"]) == 0
     assert tool(["retry", "donate-api", "all"]) == 0
     assert redis.list(DEAD) == []
     assert [json.loads(j) for j in redis.list(QUEUE)] == [json.loads(job(3)), json.loads(job(1))]
+    capsys.readouterr()
     assert tool(["retry", "donate-api", "id-9"]) == 3
+    assert capsys.readouterr().out == "no dead letter 'id-9' in donate-api\n"
 
 
 def test_a_queue_that_is_away_has_a_metric_too(tmp_path, redis, tool):

@@ -2,6 +2,7 @@
 
 import base64
 import errno
+import grp
 import json
 import os
 import pwd
@@ -134,6 +135,18 @@ def test_root_writes_nothing_below_a_directory_of_a_lesser_user(tmp_path):
             apply(file(dest))
     assert (tmp_path / "etc/passwd").read_text() == "root\n"
     assert not (theirs / "plain/new").exists()
+
+
+@pytest.mark.parametrize(("mode", "who"), [(0o2775, "the group daemon"), (0o0777, "everybody")])
+def test_a_directory_of_root_that_others_can_change_is_named_with_them(tmp_path, monkeypatch, mode, who):
+    """/usr/local of hosts that came from an old release is root's, and the group staff's to change."""
+    place = tmp_path / "local"
+    monkeypatch.setattr(journal, "trusted", lambda status: status.st_mode != mode)
+    place.mkdir()
+    os.chown(place, 0, grp.getgrnam("daemon").gr_gid)
+    place.chmod(mode)
+    with pytest.raises(journal.Refused, match=rf"{who} can change .*local \(mode {mode:04o}\).*: chmod go-w .*local$"):
+        apply(file(place / "a"))
 
 
 def test_a_directory_of_the_set_counts_as_the_set_wants_it(tmp_path):

@@ -33,12 +33,10 @@ class Host:
 
     def __init__(self, mta, tmp_path: Path) -> None:
         self.mta, self.directory = mta, tmp_path
-        names = (f"{JOB}.timer", "postfix.service", "postfix-pace.service", "opendkim.service")
+        names = ("postfix.service", "postfix-pace.service", "opendkim.service")
         self.units = {name: dict(WELL) for name in names}
-        self.units[f"{JOB}.service"] = {**WELL, "ActiveState": "inactive"}
         (tmp_path / "units").mkdir()
-        unit = f"[Unit]\nConditionPathExists=!{mailing_state.path('off')}\n"
-        (tmp_path / "units" / f"{JOB}.service").write_text(unit)
+        self.add_job("crm")
         (tmp_path / "units" / "civicrm-crm-fetch-bounces.service").write_text("[Unit]\n")
         (tmp_path / "providers.json").write_text(json.dumps(TABLE))
         self.signer = str(tmp_path / "opendkim.sock")
@@ -46,6 +44,15 @@ class Host:
             non_smtpd_milters=f"unix:{self.signer}", smtpd_milters=f"{{ unix:{self.signer}, default_action=tempfail }}"
         )
         self.listener = self.listen()
+
+    def add_job(self, site: str) -> str:
+        """The units of one more site's mailings; their name."""
+        name = f"civicrm-{site}-process-mailing"
+        condition = f"[Unit]\nConditionPathExists=!{mailing_state.path('off')}\n"
+        measured = f"ExecStartPre=-+/usr/local/sbin/civicrm-job-metrics start {name} {site} process_mailing\n"
+        (self.directory / "units" / f"{name}.service").write_text(f"{condition}[Service]\n{measured}")
+        self.units |= {f"{name}.timer": dict(WELL), f"{name}.service": {**WELL, "ActiveState": "inactive"}}
+        return name
 
     def listen(self, silent: bool = False) -> socket.socket:
         made = socket.socket(socket.AF_UNIX)
@@ -85,6 +92,7 @@ def host(mta, tmp_path, monkeypatch):
     monkeypatch.setattr(systemd, "systemctl", made.systemctl)
     monkeypatch.setattr(obstacles, "UNITS", tmp_path / "units")
     monkeypatch.setattr(obstacles, "TABLE", tmp_path / "providers.json")
+    monkeypatch.setattr(obstacles, "SPEAKERS", tmp_path / "speakers.json")
     monkeypatch.setattr(obstacles, "BREAKER", tmp_path / "breaker.db")
     monkeypatch.setattr(obstacles, "MILTER_SECONDS", 0.3)
     monkeypatch.setattr(pace, "STATE", tmp_path / "pace.json")
@@ -272,6 +280,49 @@ def test_what_cannot_be_looked_at_is_a_reason(host, reasons, monkeypatch):
 def test_a_mailing_that_runs_after_a_failure_is_no_failure(host, reasons):
     host.units[f"{JOB}.service"] = {**WELL, "ActiveState": "activating", "Result": "exit-code"}
     assert reasons()[0] == 0
+
+
+def silent_sites(*names: str) -> None:
+    known = {"hostname": "int.example.org", "users": {}, "domains": {}, "silent": names, "relay": []}
+    obstacles.SPEAKERS.write_text(json.dumps(known))
+
+
+@pytest.mark.parametrize("broken", [timer_stopped, job_fails])
+def test_the_job_of_one_site_of_two_stops_no_other_sites_mailings(host, reasons, broken):
+    host.add_job("other")
+    broken(host)
+    status, sending, (found,) = reasons()
+    assert (status, sending, found["sending"]) == (3, "not everything", "not everything")
+
+
+def test_a_stopped_job_of_a_site_that_reaches_nobody_stops_nothing(host, reasons):
+    """Staging and test are stopped as their people like; nobody shall be called for it."""
+    staging = host.add_job("staging-crm")
+    silent_sites("staging-crm")
+    host.units[f"{staging}.timer"]["ActiveState"] = "inactive"
+    status, sending, (found,) = reasons()
+    assert (status, sending) == (0, "everything")
+    assert found["text"].startswith(f"{staging}.timer is stopped")
+
+
+def test_no_mailings_are_sent_if_the_jobs_of_all_that_send_are_stopped(host, reasons):
+    """One by its timer, the other by its failure; staging's runs on."""
+    other = host.add_job("other")
+    host.add_job("staging-crm")
+    silent_sites("staging-crm")
+    host.units[f"{other}.service"]["Result"] = "exit-code"
+    timer_stopped(host)
+    status, sending, found = reasons()
+    assert (status, sending) == (3, "no mailings")
+    assert {reason["name"] for reason in found} == {"timer", "job"}
+
+
+def test_a_site_of_which_nothing_is_known_counts_as_one_that_sends(host, reasons):
+    silent_sites("crm")
+    unit = obstacles.UNITS / f"{JOB}.service"
+    unit.write_text(unit.read_text().partition("[Service]")[0])
+    timer_stopped(host)
+    assert reasons()[:2] == (3, "no mailings")
 
 
 def test_a_milter_of_one_service_is_asked_too(host, reasons):

@@ -118,6 +118,16 @@ def test_by_smtp_the_login_tells_and_the_next_message_starts_anew():
     assert refusal(ask(talk, (b"From", b"me@other.example.org"))).endswith("@crm.example.org")
 
 
+@pytest.mark.parametrize(
+    "typed", ['<"news"@crm.example.org>', "<@a.test:news@crm.example.org>", "news@crm.example.org."]
+)
+def test_by_smtp_an_envelope_in_another_form_is_refused(typed):
+    talk = tool.Talk("smtp", KNOWN)
+    talk.answer(b"D", b"M{auth_authen}\0other\0")
+    talk.answer(b"M", typed.encode() + b"\0BODY=8BITMIME\0")
+    assert refusal(ask(talk, (b"From", b"me@other.example.org"))).startswith("550 5.7.1 other may not send as ")
+
+
 def test_mail_with_anothers_envelope_does_not_bounce_to_it():
     """By sendmail it is dropped and told in the journal: a bounce would count in the other's name."""
     talk = tool.Talk("sendmail", KNOWN)

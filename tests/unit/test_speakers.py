@@ -87,6 +87,84 @@ def test_a_site_is_not_another_user_of_the_host():
     assert KNOWN.judge(CRM, "civicrm+b.1.2.0123456789abcdef@crm.example.org", [b"news@crm.example.org"]).refused == ""
 
 
+# Forms of news@crm.example.org that Postfix reads as it, and that are no plain address.
+DRESSED = [
+    '"news"@crm.example.org',
+    '"ne\\ws"@crm.example.org',
+    "ne\\ws@crm.example.org",
+    "@elsewhere.test:news@crm.example.org",
+    "@elsewhere.test,@b.test:news@crm.example.org",
+    "news@crm.example.org.",
+    "news@(x)crm.example.org",
+    'news@"crm."example.org',
+    "news @ crm.example.org",
+    "news",
+    "news%crm.example.org",
+    "news@[192.0.2.1]",
+    "n\xe9ws@crm.example.org",
+    "news@crm.example.org\0",
+]
+
+
+@pytest.mark.parametrize("submitter", [OTHER, Submitter("login", "other"), SERVICE, LOGIN])
+@pytest.mark.parametrize("sender", DRESSED)
+def test_an_envelope_that_two_could_read_in_two_ways_is_refused(submitter, sender):
+    """Milters get the argument of MAIL as it was typed; Postfix takes the envelope from it as the plain address."""
+    found = KNOWN.judge(submitter, sender, [b"me@elsewhere.test"])
+    assert "may not send as" in found.refused
+    assert found.silent
+
+
+def test_an_empty_envelope_and_whatever_root_types_is_none_in_anothers_name():
+    assert KNOWN.judge(OTHER, "", [b"me@other.example.org"]).refused == ""
+    for sender in DRESSED:
+        assert KNOWN.judge(ROOT, sender, [b'"x"@crm.example.org']).refused == ""
+        assert KNOWN.judge(RELAY, sender, [b"me@elsewhere.test"]).refused == ""
+
+
+@pytest.mark.parametrize("submitter", [OTHER, Submitter("login", "other"), SERVICE])
+@pytest.mark.parametrize(
+    "value",
+    [
+        '"news"@crm.example.org',
+        'News <"news"@crm.example.org>',
+        "<@elsewhere.test:news@crm.example.org>",
+        "News <news@CRM.example.org.>",
+        "news@crm(x).example(y).org, me@other.example.org",
+        'news@"crm".example.org, me@other.example.org',
+        "news@crm . example\r\n .org",
+        'news@crm.(x)exa"mp\\l"e.org <',
+        "x@staging.example.org, me@elsewhere.test",
+        '"root"@ext.example.org',
+    ],
+)
+def test_a_from_that_cannot_be_read_and_names_another_is_refused(submitter, value):
+    found = KNOWN.judge(submitter, "", [value.encode()])
+    assert "may not send as" in found.refused
+    assert not found.silent
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "news@crm.example.org, eve@elsewhere.test",
+        "x@mycrm.other.example.org, y@other.example.org.evil.test",
+        "a@elsewhere.test, b@elsewhere.test",
+    ],
+)
+def test_an_unreadable_from_that_names_nobody_else_is_merely_unsigned(value):
+    """A site's own two authors, and domains that another's is only a part of."""
+    assert KNOWN.judge(CRM, "", [value.encode()]) == tool.Judgement()
+
+
+def test_the_domain_of_two_sites_is_told_from_a_part_of_it():
+    """A site below another's domain may write its own From as badly as it likes."""
+    domains = {"crm": ["crm.example.org"], "up": ["example.org"]}
+    known = tool.Speakers("int.example.org", {"2001": "crm"}, domains, silent=[], relay=[])
+    assert known.judge(CRM, "", [b"a@crm.example.org, b@crm.example.org"]) == tool.Judgement()
+    assert known.judge(CRM, "", [b"a@crm.example.org, b@example.org"]).refused
+
+
 @pytest.mark.parametrize(
     "value",
     [

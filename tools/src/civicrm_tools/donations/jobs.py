@@ -85,13 +85,21 @@ class Queue:
         """Dead letters, the oldest first."""
         return list(reversed(self.redis.call("LRANGE", self.dead, 0, -1)))
 
-    def drop_oldest(self, limit: int) -> list[str]:
-        """Forget the oldest dead letters beyond the limit, count and return them."""
-        dropped = []
-        for letter in reversed(self.redis.call("LRANGE", self.dead, limit, -1)):
-            # From the old end: the same text may lie there twice.
-            if self.redis.call("LREM", self.dead, -1, letter):
-                dropped.append(letter)
+    def drop_beyond(self, limit: int) -> list[str]:
+        """Forget dead letters beyond the limit, the newest first, count and return them.
+
+        Donations that CiviCRM refused are the last to go: anybody can have the others made, as many as he likes, and
+        must not push out with them what a donor gave.
+        """
+        beyond = self.redis.call("LLEN", self.dead) - limit
+        others: list[str] = []
+        refused: list[str] = []
+        for start in range(0, beyond + limit, STEP):
+            if len(others) >= beyond:
+                break
+            for letter in self.redis.call("LRANGE", self.dead, start, start + STEP - 1):
+                (refused if was_refused(letter) else others).append(letter)
+        dropped = [one for one in (others + refused)[: max(0, beyond)] if self.redis.call("LREM", self.dead, 1, one)]
         if dropped:
             with contextlib.suppress(RedisError):  # no room for a count
                 self.redis.call("HINCRBY", self.stats, "dead_dropped", len(dropped))
@@ -122,6 +130,7 @@ class Queue:
         return [("HINCRBY", self.stats, name, number) for name, number in counts.items() if number]
 
 
+STEP = 100  # dead letters that are read at once
 COUNTERS = (
     "created",
     "duplicates",
@@ -145,3 +154,11 @@ def identity(letter: str) -> str:
         return str(json.loads(letter).get("id", "none"))
     except (ValueError, AttributeError, RecursionError):
         return "none"
+
+
+def was_refused(letter: str) -> bool:
+    """Whether a dead letter is a donation that CiviCRM refused: none in conflict with another, nor what was no job."""
+    try:
+        return bool(json.loads(letter).get("tries"))
+    except (ValueError, AttributeError, RecursionError):
+        return False

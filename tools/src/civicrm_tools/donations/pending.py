@@ -22,7 +22,6 @@ from civicrm_tools.donations.switch import DIRECTORY
 
 NAME = "donation-pending"
 STATE = Path("/var/lib/donation-intake")
-NOTHING = 1
 SIZE_MAX = 65536
 
 
@@ -103,7 +102,7 @@ def body(argv: Sequence[str] | None) -> int:
         for entry in found:
             entry.path.unlink(missing_ok=True)
         print(json.dumps({"dropped": len(found)}) if options.json else f"{len(found)} dropped")
-        return DONE if found else NOTHING
+        return DONE if found else command.NO
     if proof == "none" and not options.json:
         print(f"{options.site}: proof none: whatever is posted is taken for paid")
     show(found, now, options.json)
@@ -111,5 +110,5 @@ def body(argv: Sequence[str] | None) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 1 for an unknown site, missing rights, or where nothing was dropped."""
+    """Exit status 1 for an unknown site or missing rights, 3 where there was nothing to drop."""
     return command.run(NAME, body, argv)

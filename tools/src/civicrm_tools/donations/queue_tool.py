@@ -76,6 +76,11 @@ def retry(queue: Queue, text: str, job: dict[str, Any]) -> bool:
     return "raw" not in job and queue.revive(text, first)
 
 
+def never_a_job(_queue: Queue, _text: str, job: dict[str, Any]) -> bool:
+    """Change nothing."""
+    return "raw" in job
+
+
 def drop(queue: Queue, text: str, _job: dict[str, Any]) -> bool:
     """For good."""
     return queue.drop(text)
@@ -169,10 +174,13 @@ def body(argv: Sequence[str] | None) -> int:
     if options.command == "dead":
         return show_dead(queue, options.json)
     done = decide(queue, options.id, {"retry": retry, "drop": drop}[options.command])
-    print("\n".join(done) if done else f"no dead letter {options.id!r} in {options.queue}")
+    if not done and options.command == "retry" and decide(queue, options.id, never_a_job):
+        print(f"{options.id!r} in {options.queue} was never a job: drop it")
+    else:
+        print("\n".join(done) if done else f"no dead letter {options.id!r} in {options.queue}")
     return DONE if done else command.NO
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 1 where Redis or a configuration cannot be read, 3 where there is no such dead letter."""
+    """Exit status 1 where Redis or a configuration cannot be read, 3 where nothing could be retried or dropped."""
     return command.run(NAME, body, argv, also=(RedisError,))

@@ -96,7 +96,7 @@ class Worker:
                 continue
             except Conflict as error:
                 log(f"{job['id']} is buried: {error}")
-                self._bury(queue, text, place, job | {"reason": str(error)})
+                self._bury(queue, text, place, job | {"tries": 0, "reason": str(error)})
             except ApiRefused as error:
                 self._refuse(queue, job, text, place, str(error))
             return
@@ -138,7 +138,7 @@ class Worker:
 
     def _bury(self, queue: Queue, text: str, place: str, letter: dict[str, Any]) -> None:
         self._move(queue, "bury", text, place, letter)
-        for dropped in queue.drop_oldest(self.config.dead_max):
+        for dropped in queue.drop_beyond(self.config.dead_max):
             log(
                 f"{form.visible(identity(dropped))} is dropped: there are more than {self.config.dead_max} dead letters"
             )

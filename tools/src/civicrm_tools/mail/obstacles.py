@@ -13,12 +13,12 @@ import sqlite3
 import struct
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from civicrm_tools.core import files, metrics, systemd
 from civicrm_tools.core.command import Failure, in_words, messages
-from civicrm_tools.mail import holds, mailing_state, pace, postfix, provider_table, throttle
+from civicrm_tools.mail import holds, mailing_state, pace, postfix, provider_table, speakers, throttle
 from civicrm_tools.mail.mailing_state import State
 
 UNITS = Path("/etc/systemd/system")
@@ -29,6 +29,8 @@ NOTHING, NO_MAILINGS, SOME, ALL = "nothing", "no mailings", "not everything", "e
 MILTER = re.compile(r"\b(unix|local|inet):([^\s,{}]+)")
 SERVICE_MILTERS = re.compile(r"\S+/(?:non_)?smtpd_milters = ")
 MILTER_SECONDS = 5
+SPEAKERS = speakers.CONFIGURATION
+SITE_OF_JOB = re.compile(r"^ExecStartPre=\S*/civicrm-job-metrics start \S+ (\S+) ", re.MULTILINE)
 LAST_SUCCESS = "civicrm_job_last_success_timestamp_seconds"
 # SMFIC_OPTNEG of Sendmail's milter protocol, version 6: every milter answers it before anything else.
 HELLO = struct.pack("!IcIII", 13, b"O", 6, 0x1FF, 0x1FFFFF)
@@ -181,17 +183,35 @@ def jobs() -> Iterator[Obstacle]:
     mark = f"!{mailing_state.path('off')}"
     names = [unit.stem for unit in sorted(UNITS.glob("*.service")) if mark in unit.read_text()]
     states = units(*(f"{name}.{kind}" for name in names for kind in ("timer", "service"))) if names else {}
-    for name in names:
-        timer, service = states.get(f"{name}.timer", {}), states.get(f"{name}.service", {})
-        if timer.get("ActiveState") != "active":
-            text = f"{name}.timer is stopped: nobody starts the mailing job"
-            yield Obstacle("timer", NO_MAILINGS, text, f"systemctl start {name}.timer", moment(timer))
-        if service.get("Result") != "success" and service.get("ActiveState") != "activating":
-            known = metrics.read(metrics.DIRECTORY / f"{name}.prom")
-            last = [when for (metric, _), when in known.items() if metric == LAST_SUCCESS and when]
-            since = last[0] if last else moment(service)
-            text = f"{name}.service fails ({service.get('Result')}): mailings are not worked off"
-            yield Obstacle("job", NO_MAILINGS, text, f"journalctl -u {name} -n 50", since)
+    seen = {name: list(job(name, states)) for name in names}
+    send = {name for name in names if not reaches_nobody(UNITS / f"{name}.service")}
+    stuck = {name for name in send if seen[name]}
+    for name, obstacles in seen.items():
+        kind = ALL if name not in send else NO_MAILINGS if stuck == send else SOME
+        yield from (replace(one, sending=kind) for one in obstacles)
+
+
+def job(name: str, states: dict[str, dict[str, str]]) -> Iterator[Obstacle]:
+    """What stops one site's mailings."""
+    timer, service = states.get(f"{name}.timer", {}), states.get(f"{name}.service", {})
+    if timer.get("ActiveState") != "active":
+        text = f"{name}.timer is stopped: nobody starts the mailing job"
+        yield Obstacle("timer", NO_MAILINGS, text, f"systemctl start {name}.timer", moment(timer))
+    if service.get("Result") != "success" and service.get("ActiveState") != "activating":
+        known = metrics.read(metrics.DIRECTORY / f"{name}.prom")
+        last = [when for (metric, _), when in known.items() if metric == LAST_SUCCESS and when]
+        since = last[0] if last else moment(service)
+        text = f"{name}.service fails ({service.get('Result')}): its mailings are not worked off"
+        yield Obstacle("job", NO_MAILINGS, text, f"journalctl -u {name} -n 50", since)
+
+
+def reaches_nobody(unit: Path) -> bool:
+    """Whether a job belongs to a site whose mail is caught or held, such as staging. What cannot be told does send."""
+    (site,) = SITE_OF_JOB.findall(unit.read_text()) or [""]
+    try:
+        return site in speakers.load(SPEAKERS).silent
+    except Failure:
+        return False
 
 
 def budgets() -> Iterator[Obstacle]:

@@ -18,9 +18,13 @@ final class Fields
     /** A text without what nobody sees: it gets into names by copying, and only hides something there. */
     public static function seen(string $text): string
     {
-        static $pattern = null;
-        $pattern ??= sprintf('/[%s]|(?<![%s])[%s]/u', ...array_map(self::characters(...), ['invisible', 'joined', 'joiners']));
-        return (string) preg_replace($pattern, '', $text);
+        static $patterns = null;
+        // Joiners in a second pass: what stood before one may just have gone.
+        $patterns ??= [
+            sprintf('/[%s]/u', self::characters('invisible')),
+            sprintf('/(?<![%s])[%s]/u', self::characters('joined'), self::characters('joiners')),
+        ];
+        return (string) preg_replace($patterns, '', $text);
     }
 
     public static function isForbidden(string $text): bool

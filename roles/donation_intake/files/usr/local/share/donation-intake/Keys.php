@@ -19,7 +19,8 @@ final class Keys
     }
 
     /**
-     * Run $accept under the key's lock unless the key is known; requests with the same key wait for each other.
+     * Run $accept under the key's lock unless the key is known; requests with the same key wait for each other. A donation that was
+     * pending may have been forgotten since: it is accepted again, which stores it where it is missing.
      *
      * @param callable(): string $accept accepts the donation and returns its status
      * @return array{status: string, digest: string, replayed: bool}
@@ -28,15 +29,17 @@ final class Keys
     {
         $file = $this->lock($key);
         $known = $file ? json_decode((string) stream_get_contents($file, 4096), true) : null;
-        if (isset($known['status'], $known['digest'])) {
+        $replayed = isset($known['status'], $known['digest']);
+        if ($replayed && ($known['status'] !== 'pending' || !hash_equals($known['digest'], $digest))) {
             return ['status' => $known['status'], 'digest' => $known['digest'], 'replayed' => true];
         }
         $accepted = ['status' => $accept(), 'digest' => $digest];
-        if ($file) {
+        if ($file && $accepted !== ['status' => $known['status'] ?? null, 'digest' => $known['digest'] ?? null]) {
             rewind($file);
             fwrite($file, json_encode($accepted));
+            ftruncate($file, ftell($file));
         }
-        return $accepted + ['replayed' => false];
+        return $accepted + ['replayed' => $replayed];
     }
 
     /** Forget keys that are older than this. */

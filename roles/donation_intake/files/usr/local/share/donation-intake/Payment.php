@@ -4,8 +4,9 @@ declare(strict_types=1);
 namespace DonationIntake;
 
 /**
- * A payment as its provider tells of it: a charge in the form of Stripe's API.
+ * A payment as its provider tells of it: a charge in the form of Stripe's API, or a dispute about one.
  * https://docs.stripe.com/api/charges/object
+ * https://docs.stripe.com/api/disputes/object
  */
 final class Payment
 {
@@ -37,9 +38,32 @@ final class Payment
             || !is_int($charge['amount'] ?? null) || !is_string($charge['currency'] ?? null)) {
             return null;
         }
-        $intent = $charge['payment_intent'] ?? null;
-        $references = is_string($intent) && self::isReference($intent) ? [$id, $intent] : [$id];
-        return new self($id, $references, $charge['amount'], strtoupper($charge['currency']), self::problem($charge, $live), $at);
+        $problem = self::problem($charge, $live);
+        return new self($id, self::references($id, $charge), $charge['amount'], strtoupper($charge['currency']), $problem, $at);
+    }
+
+    /**
+     * Whatever became of the dispute: one that was won is a person's to see, too.
+     *
+     * @param mixed $dispute decoded JSON
+     * @param int $at when the provider said so, seconds since 1970
+     * @return self|null the charge that it is about, which proves nothing; null where it is no dispute
+     */
+    public static function fromDispute(mixed $dispute, int $at): ?self
+    {
+        $id = is_array($dispute) ? ($dispute['charge'] ?? null) : null;
+        if (($dispute['object'] ?? null) !== 'dispute' || !is_string($id) || !self::isReference($id)) {
+            return null;
+        }
+        // Its amount is what is disputed.
+        return new self($id, self::references($id, $dispute), 0, '', 'disputed', $at);
+    }
+
+    /** @return string[] */
+    private static function references(string $id, array $object): array
+    {
+        $intent = $object['payment_intent'] ?? null;
+        return is_string($intent) && self::isReference($intent) ? [$id, $intent] : [$id];
     }
 
     /** Why a charge proves nothing, '' where it does: the whole of it was taken, and nothing of it was given back. */

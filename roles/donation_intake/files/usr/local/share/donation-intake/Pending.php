@@ -7,14 +7,17 @@ namespace DonationIntake;
  * Donations that nobody has proved yet, and the payments that the provider told of.
  *
  * pending/<hh>/<hash of the reference>-<microseconds since 1970>-<id>.json is a job that waits for its payment; its mtime is when
- * it is looked up next. It ends in .odd where its payment proves another donation, or another amount: a person must see it.
+ * it is looked up next: when it came, then a minute later or more. It ends in .odd where its payment proves another donation, or
+ * another amount: a person must see it.
  * proofs/<hh>/<hash of the payment's id>.json is a payment: {id, references, amount, currency, problem, at, proves}; one of another
  * reference's hash is {alias}. What a payment proves is written down before the donation is handed on, so that it never proves two.
  */
 final class Pending
 {
+    private const AGAIN_SECONDS = 60;
     private readonly string $dir;
     private readonly string $proofs;
+    private readonly string $full;
 
     public function __construct(
         private readonly Config $config,
@@ -23,6 +26,7 @@ final class Pending
     ) {
         $this->dir = "{$config->stateDir}/pending";
         $this->proofs = "{$config->stateDir}/proofs";
+        $this->full = "{$config->stateDir}/pending-full";
         foreach ($config->proof === 'none' ? [] : [$this->dir, $this->proofs] as $dir) {
             is_dir($dir) || @mkdir($dir, 0700);
         }
@@ -36,10 +40,13 @@ final class Pending
      */
     public function put(string $id, string $reference, string $job): string
     {
-        Disk::checkFree($this->dir, $this->config->spoolMinFreeMb);
         $hash = self::hash($reference);
-        // Posted again after the key was forgotten: it is there.
+        // Posted again: it is there, unless it was forgotten or handed on since. The worker finds out what was handed on twice.
         if (!glob("{$this->dir}/" . substr($hash, 0, 2) . "/$hash-*-$id.*")) {
+            Disk::checkFree($this->dir, $this->config->spoolMinFreeMb);
+            if (is_file($this->full)) {
+                throw new \RuntimeException('more wait for their first look-up than may');
+            }
             $name = sprintf('%s-%016d-%s.json', $hash, (int) (microtime(true) * 1e6), $id);
             Disk::write("{$this->dir}/" . substr($hash, 0, 2), $name, $job);
         }
@@ -141,7 +148,7 @@ final class Pending
             }
             // Again after as long as it has waited: a payment is there soon, or is invented.
             $waited = time() - intdiv($entry['micros'], 1000000);
-            @touch($entry['path'], time() + min(max(60, $waited), 21600));
+            @touch($entry['path'], time() + min(max(self::AGAIN_SECONDS, $waited), 21600));
             $this->counters->add('lookups');
             try {
                 $payment = $provider->payment($this->reference($entry['path']));
@@ -149,8 +156,12 @@ final class Pending
                 $failures[] = $e->getMessage();
                 continue;
             }
-            if ($payment !== null) {
-                $this->note($payment);
+            try {
+                $payment && $this->note($payment);
+            } catch (\RuntimeException $e) {
+                // The disk does not take the answer: as if nobody had asked.
+                is_file($entry['path']) && touch($entry['path'], intdiv($entry['micros'], 1000000));
+                throw $e;
             }
         }
         if ($failures) {
@@ -159,7 +170,10 @@ final class Pending
         }
     }
 
-    /** Make room: forget who was never proved, the oldest first, beyond the list's length and days. */
+    /**
+     * Make room: forget who was never proved, the oldest first, beyond the list's length and days. Where payments are looked up, who was
+     * looked up already: the others may have paid. As long as these alone are more than the list's length, no further one is taken.
+     */
     public function evict(): void
     {
         if (!is_dir($this->dir)) {
@@ -169,17 +183,26 @@ final class Pending
         usort($entries, fn (array $a, array $b): int => $a['micros'] <=> $b['micros']);
         $before = (time() - $this->config->pendingDays * 86400) * 1000000;
         $expired = count(array_filter($entries, fn (array $entry): bool => $entry['micros'] < $before));
-        $evicted = max(0, count($entries) - $expired - $this->config->pendingMax);
-        foreach (array_slice($entries, 0, $expired + $evicted) as $entry) {
+        $left = array_slice($entries, $expired);
+        $beyond = max(0, count($left) - $this->config->pendingMax);
+        $evictable = $beyond > 0 && $this->config->proof === 'lookup' ? array_filter($left, $this->wasLookedUp(...)) : $left;
+        $evicted = array_slice($evictable, 0, $beyond, true);
+        foreach ([...array_slice($entries, 0, $expired), ...$evicted] as $entry) {
             @unlink($entry['path']);
         }
-        foreach (['expired' => $expired, 'evicted' => $evicted] as $name => $number) {
+        if (count($evicted) < $beyond) {
+            touch($this->full);
+            printf("%d donations wait for their first look-up, more than may: no further one is taken\n", count($left) - count($evicted));
+        } elseif (is_file($this->full)) {
+            unlink($this->full);
+        }
+        foreach (['expired' => $expired, 'evicted' => count($evicted)] as $name => $number) {
             if ($number > 0) {
                 $this->counters->add("pending_$name", $number);
                 echo "$number donations that nobody proved are $name\n";
             }
         }
-        $left = array_slice($entries, $expired + $evicted);
+        $left = array_values(array_diff_key($left, $evicted));
         $odd = count(array_filter($left, fn (array $entry): bool => str_ends_with($entry['path'], '.odd')));
         $state = ['length' => count($left), 'odd' => $odd, 'since' => intdiv($left[0]['micros'] ?? 0, 1000000)];
         Disk::write($this->config->stateDir, 'pending.json', json_encode($state));
@@ -209,6 +232,13 @@ final class Pending
         }
         usort($entries, fn (array $a, array $b): int => $a['micros'] <=> $b['micros']);
         return $entries;
+    }
+
+    /** Or its payment is known anyway. */
+    private function wasLookedUp(array $entry): bool
+    {
+        return str_ends_with($entry['path'], '.odd')
+            || (int) @filemtime($entry['path']) - intdiv($entry['micros'], 1000000) >= self::AGAIN_SECONDS;
     }
 
     private function reference(string $path): string

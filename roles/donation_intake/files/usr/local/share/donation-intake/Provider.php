@@ -30,7 +30,8 @@ final class Provider
         if (!$isCharge || !is_int($event['created'] ?? null)) {
             return null;
         }
-        return Payment::fromCharge($event['data']['object'] ?? null, $this->isLive(), $event['created']);
+        $object = $event['data']['object'] ?? null;
+        return Payment::fromDispute($object, $event['created']) ?? Payment::fromCharge($object, $this->isLive(), $event['created']);
     }
 
     /**

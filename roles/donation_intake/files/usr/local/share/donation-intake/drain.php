@@ -17,11 +17,7 @@ $queue = new Queue($config);
 $spool = new Spool($config->stateDir, 0);
 $counters = new Counters($config->stateDir);
 $pending = new Pending($config, $spool, $counters);
-if ($config->proof === 'lookup') {
-    $pending->lookUp(new Provider($config), $config->lookupsAtOnce);
-}
-$pending->settleAll(BATCH);
-$pending->evict();
+$status = 0;
 
 $files = $spool->files();
 // A site's share of the disk; what is proved is spooled all the same.
@@ -43,7 +39,8 @@ foreach (array_chunk($files, BATCH) as $batch) {
     $jobs = array_map('file_get_contents', $batch);
     if (in_array(false, $jobs, true)) {
         fwrite(STDERR, "the spool cannot be read\n");
-        exit(1);
+        $status = 1;
+        break;
     }
     try {
         $queue->push(...$jobs);
@@ -59,6 +56,21 @@ if ($drained > 0) {
     echo "$drained donations handed to the queue\n";
 }
 
+// After the spool: all this writes, and a full disk must not keep from the queue what would empty it. What is proved now goes with the
+// next run.
+$steps = [
+    fn () => $config->proof === 'lookup' && $pending->lookUp(new Provider($config), $config->lookupsAtOnce),
+    fn () => $pending->settleAll(BATCH),
+    fn () => $pending->evict(),
+];
+foreach ($steps as $step) {
+    try {
+        $step();
+    } catch (\RuntimeException $e) {
+        echo "what waits for its proof goes on waiting: {$e->getMessage()}\n";
+    }
+}
+
 // Once an hour is often enough to tidy up.
 $tidied = "{$config->stateDir}/tidied";
 if ((int) @filemtime($tidied) < time() - 3600) {
@@ -67,3 +79,4 @@ if ((int) @filemtime($tidied) < time() - 3600) {
     $pending->purge($config->paymentDays * 86400);
     touch($tidied);
 }
+exit($status);
