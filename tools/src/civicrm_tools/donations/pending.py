@@ -10,7 +10,7 @@ import json
 import os
 import pwd
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ from typing import Any
 from civicrm_tools.core import command, files
 from civicrm_tools.core.command import DONE, Failure
 from civicrm_tools.donations import form
+from civicrm_tools.donations.intake_metrics import STATE
 from civicrm_tools.donations.switch import DIRECTORY
 
 NAME = "donation-pending"
-STATE = Path("/var/lib/donation-intake")
 SIZE_MAX = 65536
 
 
@@ -54,17 +54,17 @@ def become(site: str) -> None:
     os.setuid(user.pw_uid)
 
 
-def waiting(directory: Path) -> Iterator[Waiting]:
+def waiting(directory: Path) -> list[Waiting]:
     """All that wait, the oldest first."""
     found = []
     for path in directory.glob("[0-9a-f][0-9a-f]/*"):
         _, micros, identity = [*path.stem.split("-", 2), "", ""][:3]
         if path.suffix in (".json", ".odd") and micros.isdigit():
             found.append(Waiting(path, identity, int(micros) // 1000000, path.suffix == ".odd"))
-    yield from sorted(found, key=lambda one: one.since)
+    return sorted(found, key=lambda one: one.since)
 
 
-def chosen(entries: Iterator[Waiting], wanted: str, older_than: float, now: float) -> list[Waiting]:
+def chosen(entries: list[Waiting], wanted: str, older_than: float, now: float) -> list[Waiting]:
     return [one for one in entries if wanted in ("all", one.id) and now - one.since >= older_than * 3600]
 
 
